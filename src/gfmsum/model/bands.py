@@ -1,0 +1,149 @@
+"""Dynamic band embedding: what a band measures decides the kernel that embeds its pixels.
+
+After DOFA (Xiong et al. 2024), without padding, with polarisation told apart, bandwidth and GSD in the
+code, and kernels laid out so that the order of the bands does not matter.
+
+Shapes: b images, n patches, c bands, p pixels of a patch, d width of tokens, k width of band codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from gfmsum.sensors import Band
+
+_POLARISATIONS = ("H", "V")
+# Periods in natural-log units. Wavelengths from 0.4 to 2.5 um span 1.8: the longest period orders all
+# of them, the shortest tells B8 from B8A (0.04 apart) without making them orthogonal.
+_WAVELENGTH_PERIODS = (0.25, 8.0)
+_WIDTH_PERIODS = (1.0, 16.0)  # FWHM from 10 to 200 nm spans 3.0
+_GSD_PERIODS = (4.0, 32.0)  # GSD from 0.3 m to 1 km spans 8.1
+_FREQUENCIES = 8
+
+
+def _fourier(value: float, periods: tuple[float, float]) -> Tensor:
+    """Sine and cosine of ``value`` at geometrically spaced periods: float (2 * _FREQUENCIES,)."""
+    lowest, highest = (math.log(p) for p in periods)
+    angle = 2 * math.pi * value / torch.linspace(lowest, highest, _FREQUENCIES).exp()
+    return torch.cat([angle.sin(), angle.cos()])
+
+
+def band_features(bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
+    """What is known of each band before anything is learned.
+
+    Returns:
+        float (c, 6 * _FREQUENCIES): Fourier features of log wavelength, log FWHM (zeros for radar)
+        and log GSD; int64 (c, 2): transmit and receive polarisation, 0 for optical bands.
+    """
+    rows, polarisations = [], []
+    for band in bands:
+        gsd = _fourier(math.log(band.gsd_m), _GSD_PERIODS)
+        if band.wavelength_um is not None and band.fwhm_um is not None:
+            optical = torch.cat(
+                [
+                    _fourier(math.log(band.wavelength_um), _WAVELENGTH_PERIODS),
+                    _fourier(math.log(band.fwhm_um), _WIDTH_PERIODS),
+                ]
+            )
+            pair = (0, 0)
+        else:
+            assert band.polarisation is not None
+            optical = torch.zeros(4 * _FREQUENCIES)
+            transmit, receive = band.polarisation
+            pair = (1 + _POLARISATIONS.index(transmit), 1 + _POLARISATIONS.index(receive))
+        rows.append(torch.cat([optical, gsd]))
+        polarisations.append(pair)
+    return torch.stack(rows), torch.tensor(polarisations)
+
+
+class BandKernels(nn.Module):
+    """Generates a linear map between a band's pixels in a patch and a token, for any set of bands.
+
+    One transformer block lets the bands of an image know of each other; a set has no order, so
+    neither have its kernels.
+    """
+
+    def __init__(self, code_width: int, patch_pixels: int, token_width: int) -> None:
+        super().__init__()
+        self.patch_pixels, self.token_width = patch_pixels, token_width
+        self.project = nn.Linear(6 * _FREQUENCIES, code_width)
+        self.transmit = nn.Embedding(3, code_width, padding_idx=0)
+        self.receive = nn.Embedding(3, code_width, padding_idx=0)
+        self.bias_token = nn.Parameter(torch.randn(1, code_width) * 0.02)
+        self.block = Block(code_width, num_heads=4, qkv_bias=True)
+        self.norm = nn.LayerNorm(code_width)
+        self.kernel = nn.Linear(code_width, patch_pixels * token_width)
+        # The normed code has unit variance: pixels of unit variance then give tokens of unit variance.
+        nn.init.normal_(self.kernel.weight, std=(code_width * patch_pixels) ** -0.5)
+        nn.init.zeros_(self.kernel.bias)
+        self._features: dict[tuple[Band, ...], tuple[Tensor, Tensor]] = {}
+
+    def codes(self, bands: Sequence[Band]) -> Tensor:
+        """The band codes before they see each other: float (c, k)."""
+        key = tuple(bands)
+        if not key:
+            raise ValueError("an image needs at least one band, got none; name its bands")
+        device = self.bias_token.device
+        if key not in self._features or self._features[key][0].device != device:
+            features, polarisations = band_features(key)
+            self._features[key] = features.to(device), polarisations.to(device)
+        features, polarisations = self._features[key]
+        learned = self.transmit(polarisations[:, 0]) + self.receive(polarisations[:, 1])
+        return self.project(features) + learned
+
+    def forward(self, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
+        """Returns kernels, float (c, p, d), and what the bias token became, float (k,)."""
+        tokens = torch.cat([self.codes(bands), self.bias_token])
+        mixed = self.norm(self.block(tokens[None])[0])
+        kernels = self.kernel(mixed[:-1]).unflatten(-1, (self.patch_pixels, self.token_width))
+        return kernels, mixed[-1]
+
+
+class BandEmbedding(nn.Module):
+    """Pixels of patches to tokens, through kernels generated for the bands at hand."""
+
+    def __init__(self, code_width: int, patch_px: int, width: int) -> None:
+        super().__init__()
+        self.kernels = BandKernels(code_width, patch_px**2, width)
+        self.bias = nn.Linear(code_width, width)
+
+    def forward(self, patches: Tensor, bands: Sequence[Band]) -> Tensor:
+        """Embed patches.
+
+        Args:
+            patches: float (b, n, c, p), normalised, unitless.
+            bands: the c bands, in the patches' order.
+
+        Returns:
+            float (b, n, d). The mean over bands, so that tokens have one size for any band count.
+
+        Raises:
+            ValueError: if the patches do not have one channel per band.
+        """
+        if patches.shape[2] != len(bands):
+            raise ValueError(
+                f"patches have {patches.shape[2]} channels for {len(bands)} bands "
+                f"({', '.join(band.name for band in bands)}); give one channel per band"
+            )
+        kernels, context = self.kernels(bands)
+        weight = kernels.flatten(0, 1) / len(bands)
+        return patches.flatten(2) @ weight + self.bias(context)
+
+
+class BandPrediction(nn.Module):
+    """Tokens to pixels of patches: the embedding's counterpart in the decoder."""
+
+    def __init__(self, code_width: int, patch_px: int, width: int) -> None:
+        super().__init__()
+        self.kernels = BandKernels(code_width, patch_px**2, width)
+
+    def forward(self, tokens: Tensor, bands: Sequence[Band]) -> Tensor:
+        """Predict every band's pixels: float (b, n, d) to float (b, n, c, p)."""
+        kernels, _ = self.kernels(bands)
+        flat = tokens @ kernels.flatten(0, 1).mT / math.sqrt(tokens.shape[-1])
+        return flat.unflatten(-1, kernels.shape[:2])

@@ -1,0 +1,161 @@
+"""The encoder: band embedding, positions on the ground, and a ViT trunk of timm's blocks.
+
+Shapes: b images, c bands, h w pixels, n patches, v visible patches, p pixels of a patch, d width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from gfmsum.budget import Architecture
+from gfmsum.model.bands import BandEmbedding
+from gfmsum.sensors import Band
+
+_WAVELENGTHS_M = (2.0, 200_000.0)  # of the position code: from an aerial patch to a MODIS image
+
+
+def patchify(x: Tensor, patch_px: int) -> Tensor:
+    """Cut images into non-overlapping patches without mixing bands.
+
+    Args:
+        x: float (b, c, h, w).
+        patch_px: side of a patch in pixels.
+
+    Returns:
+        float (b, n, c, p), patches row-major.
+
+    Raises:
+        ValueError: if h or w is not a multiple of ``patch_px``.
+    """
+    h, w = x.shape[-2:]
+    if h % patch_px or w % patch_px:
+        raise ValueError(f"image is {h}x{w} px, not a multiple of patch_px={patch_px}; crop it first")
+    return rearrange(x, "b c (i p) (j q) -> b (i j) c (p q)", p=patch_px, q=patch_px)
+
+
+def unpatchify(patches: Tensor, h: int, w: int, patch_px: int) -> Tensor:
+    """The inverse of :func:`patchify`: float (b, n, c, p) to float (b, c, h, w)."""
+    return rearrange(
+        patches, "b (i j) c (p q) -> b c (i p) (j q)",
+        i=h // patch_px, j=w // patch_px, p=patch_px, q=patch_px,
+    )  # fmt: skip
+
+
+def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
+    """Sine-cosine codes of where on the ground the patches of a grid lie.
+
+    Coordinates are metres, so the code says how far patches are apart whatever the sensor. Each wave is
+    averaged over its patch: waves shorter than a patch fade out instead of aliasing (as the
+    integrated encoding of Barron et al. 2021 does along rays).
+
+    Args:
+        h, w: rows and columns of patches.
+        gsd_m: distance between neighbouring patches, metres.
+        width: of the code, a multiple of 4.
+
+    Returns:
+        float (h * w, width), patches row-major.
+    """
+    shortest, longest = (math.log(length) for length in _WAVELENGTHS_M)
+    waves = torch.linspace(shortest, longest, width // 4, dtype=torch.float64).exp()
+    averaging = torch.sinc(gsd_m / waves)  # mean of a wave over one patch
+
+    def axis(count: int) -> Tensor:
+        centres = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * gsd_m
+        angle = 2 * math.pi * centres[:, None] / waves
+        return torch.cat([angle.sin() * averaging, angle.cos() * averaging], dim=-1)
+
+    rows, columns = axis(h), axis(w)
+    grid = torch.cat(
+        [rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)], dim=-1
+    )
+    return grid.flatten(0, 1).float()
+
+
+class Encoder(nn.Module):
+    """Any set of bands on any grid to one token per patch."""
+
+    def __init__(self, model: Architecture) -> None:
+        super().__init__()
+        self.patch_px = model.patch_px
+        self.width = model.width
+        self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width)
+        self.blocks = nn.ModuleList(
+            Block(model.width, num_heads=model.heads, qkv_bias=True) for _ in range(model.depth)
+        )
+        self.norm = nn.LayerNorm(model.width)
+        self._positions: dict[tuple[int, int, float], Tensor] = {}
+
+    def tokens(
+        self,
+        patches: Tensor,
+        bands: Sequence[Band],
+        grid: tuple[int, int],
+        gsd_m: float,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Patches to what enters the trunk.
+
+        Args:
+            patches: float (b, n, c, p).
+            bands: the c bands.
+            grid: rows and columns of patches, n in all.
+            gsd_m: pixel size, metres.
+            visible: int64 (b, v), values in [0, n): the patches to embed; all if None. The others
+                are dropped before any arithmetic.
+
+        Returns:
+            float (b, v or n, d).
+        """
+        positions = self.positions(grid, gsd_m)
+        if visible is None:
+            return self.embedding(patches, bands) + positions
+        index = visible[:, :, None, None].expand(-1, -1, *patches.shape[2:])
+        return self.embedding(patches.gather(1, index), bands) + positions[visible]
+
+    def positions(self, grid: tuple[int, int], gsd_m: float) -> Tensor:
+        """The position codes of a grid of patches: float (n, d)."""
+        key = (*grid, gsd_m)
+        known = self._positions.get(key)
+        if known is None or known.device != self.norm.weight.device:
+            known = ground_positions(*grid, gsd_m * self.patch_px, self.width)
+            known = self._positions[key] = known.to(self.norm.weight.device)
+        return known
+
+    def trunk(self, tokens: Tensor) -> Tensor:
+        """The transformer: float (b, v, d) to float (b, v, d), normed."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def forward_features(
+        self, x: Tensor, bands: Sequence[Band], gsd_m: float | None = None
+    ) -> Tensor:
+        """One token per patch.
+
+        Args:
+            x: float (b, c, h, w), each band normalised to zero mean and unit variance.
+            bands: the c bands of x.
+            gsd_m: pixel size in metres; the finest band's GSD if None.
+
+        Returns:
+            float (b, n, d), patches row-major.
+
+        Raises:
+            ValueError: if h or w is not a multiple of the patch, or bands do not match x.
+        """
+        patches = patchify(x, self.patch_px)
+        grid = (x.shape[-2] // self.patch_px, x.shape[-1] // self.patch_px)
+        gsd = gsd_m if gsd_m is not None else min(band.gsd_m for band in bands)
+        return self.trunk(self.tokens(patches, bands, grid, gsd))
+
+    def embed(self, x: Tensor, bands: Sequence[Band], gsd_m: float | None = None) -> Tensor:
+        """One vector per image, the mean of its patch tokens: float (b, d)."""
+        return self.forward_features(x, bands, gsd_m).mean(dim=1)

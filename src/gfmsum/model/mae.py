@@ -1,0 +1,146 @@
+"""The masked autoencoder: hide most patches, predict them from the rest, for any mix of sensors.
+
+Shapes: b images, c bands, h w pixels, n patches, v visible patches, p pixels of a patch, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from gfmsum.budget import Architecture
+from gfmsum.model.bands import BandPrediction
+from gfmsum.model.encoder import Encoder, ground_positions, patchify, unpatchify
+from gfmsum.sensors import Band
+
+type View = tuple[Tensor, Sequence[Band], float]
+"""Images of one kind: pixels float (b, c, h, w), normalised; their c bands; pixel size in metres."""
+
+
+def group_statistics(patches: Tensor, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each image over the bands of a group.
+
+    Targets normalised with these weigh alike for radar, optical and coarse sensors without factors set by
+    hand, and keep how bands of a group differ.
+
+    Args:
+        patches: float (b, n, c, p).
+        bands: the c bands; :attr:`Band.group` says which belong together.
+
+    Returns:
+        Two float (b, 1, c, 1), equal within a group.
+    """
+    mean, deviation = torch.empty_like(patches[:, :1, :, :1]), torch.empty_like(patches[:, :1, :, :1])
+    groups = [band.group for band in bands]
+    for group in dict.fromkeys(groups):
+        members = [i for i, name in enumerate(groups) if name == group]
+        values = patches[:, :, members].flatten(1)
+        centre = values.mean(dim=1)
+        mean[:, 0, members, 0] = centre[:, None]
+        deviation[:, 0, members, 0] = (values.var(dim=1) + 1e-6).sqrt()[:, None]
+    return mean, deviation
+
+
+class MaskedAutoencoder(nn.Module):
+    """After He et al. 2022, with a dynamic number of bands in and out."""
+
+    def __init__(self, model: Architecture) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder = Encoder(model)
+        self.decoder_input = nn.Linear(model.width, model.decoder_width)
+        self.mask_token = nn.Parameter(torch.randn(model.decoder_width) * 0.02)
+        self.decoder = nn.Sequential(
+            *(
+                Block(model.decoder_width, num_heads=model.decoder_heads, qkv_bias=True)
+                for _ in range(model.decoder_depth)
+            ),
+            nn.LayerNorm(model.decoder_width),
+        )
+        self.prediction = BandPrediction(model.code_width, model.patch_px, model.decoder_width)
+
+    def choose_visible(self, images: int, patches: int, rng: torch.Generator) -> Tensor:
+        """The patches that the encoder sees: int64 (images, v), each row sorted, values < patches."""
+        keep = max(1, round(patches * (1 - self.model.mask_ratio)))
+        noise = torch.rand(images, patches, generator=rng)
+        return noise.argsort(dim=1)[:, :keep].sort(dim=1).values
+
+    def forward(self, views: Sequence[View], rng: torch.Generator) -> list[Tensor]:
+        """The reconstruction error of each image, view by view.
+
+        Images are embedded and predicted per view; the trunk and the decoder run once on all.
+
+        Args:
+            views: one or more kinds of images, all of one size.
+            rng: draws the masks, on the CPU so that every device draws the same.
+
+        Returns:
+            For each view float32 (b,): squared error over its hidden patches, in units of each
+            band group's variance.
+        """
+        predicted, hidden, targets = self._predict(views, rng)
+        errors = []
+        for guess, mask, (patches, bands) in zip(predicted, hidden, targets, strict=True):
+            mean, deviation = group_statistics(patches, bands)
+            error = F.mse_loss(guess.float(), (patches - mean) / deviation, reduction="none")
+            per_patch = error.mean(dim=(2, 3))
+            errors.append((per_patch * mask).sum(dim=1) / mask.sum(dim=1))
+        return errors
+
+    @torch.no_grad()
+    def reconstruct(self, view: View, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Whole images with their hidden patches filled in.
+
+        Returns:
+            float (b, c, h, w) in the input's units: visible patches as given, hidden ones
+            predicted; bool (b, 1, h, w), true where hidden.
+        """
+        pixels, bands, _ = view
+        h, w = pixels.shape[-2:]
+        (guess,), (hidden,), ((patches, _),) = self._predict([view], rng)
+        mean, deviation = group_statistics(patches, bands)
+        mask = hidden[:, :, None, None].bool()
+        filled = torch.where(mask, guess * deviation + mean, patches)
+        patch_px = self.model.patch_px
+        where = mask.expand(-1, -1, 1, patch_px**2)
+        return unpatchify(filled, h, w, patch_px), unpatchify(where, h, w, patch_px)
+
+    def _predict(
+        self, views: Sequence[View], rng: torch.Generator
+    ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Sequence[Band]]]]:
+        """Predictions (b, n, c, p), masks (b, n) and target patches of every view."""
+        patch_px = self.model.patch_px
+        sizes = {tuple(pixels.shape[-2:]) for pixels, _, _ in views}
+        if len(sizes) != 1:
+            raise ValueError(f"views of one step have sizes {sorted(sizes)}; crop them to one size")
+        h, w = sizes.pop()
+        grid = (h // patch_px, w // patch_px)
+        counts = [len(pixels) for pixels, _, _ in views]
+        device = views[0][0].device
+        visible = self.choose_visible(sum(counts), grid[0] * grid[1], rng).to(device)
+
+        targets, embedded = [], []
+        for (pixels, bands, gsd_m), chosen in zip(views, visible.split(counts), strict=True):
+            patches = patchify(pixels, patch_px)
+            targets.append((patches, bands))
+            embedded.append(self.encoder.tokens(patches, bands, grid, gsd_m, chosen))
+        encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded)))
+
+        width = encoded.shape[-1]
+        index = visible[:, :, None].expand(-1, -1, width)
+        tokens = self.mask_token.to(encoded.dtype).expand(sum(counts), grid[0] * grid[1], width)
+        tokens = tokens.scatter(1, index, encoded)
+        positions = [
+            ground_positions(*grid, gsd_m * patch_px, width).to(device).expand(count, -1, -1)
+            for (_, _, gsd_m), count in zip(views, counts, strict=True)
+        ]
+        decoded = self.decoder(tokens + torch.cat(positions)).split(counts)
+        predicted = [
+            self.prediction(part, bands) for part, (_, bands, _) in zip(decoded, views, strict=True)
+        ]
+        hidden = torch.ones(sum(counts), grid[0] * grid[1], device=device).scatter(1, visible, 0.0)
+        return predicted, list(hidden.split(counts)), targets

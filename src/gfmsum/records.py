@@ -1,0 +1,125 @@
+"""The records that travel between rooms: Arm, Run, Task, Score; and how a Run gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from enum import Enum, StrEnum
+from fractions import Fraction
+from typing import Any
+
+from gfmsum.budget import Budget
+from gfmsum.mix import Mix
+
+
+class Role(StrEnum):
+    """What an arm is for in a comparison, for a target sensor s, N samples, K sensors, compute C."""
+
+    SOLO = "solo"  # A: sensor s alone, N samples, C
+    SHARE = "share"  # B: sensor s alone, the mix's share of N (repeated), C
+    MIX = "mix"  # M: all sensors of the mix by share, N samples, C
+    FLOOR = "floor"  # O: random initialisation
+
+    @property
+    def letter(self) -> str:
+        return {"solo": "A", "share": "B", "mix": "M", "floor": "O"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Mix + Budget. ``assignment`` says which sensor each of the N locations is given to, ``sees``
+    which of those sensors the arm is trained on: the share arm sees one part of the mix's."""
+
+    role: Role
+    assignment: Mix
+    sees: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pretraining, named by everything that could change its weights.
+
+    Neither the role nor the probed sensor is part of it: one mixed run serves every sensor, and a
+    share arm whose mix lacks the sensor *is* the floor.
+    """
+
+    assignment: Mix
+    sees: tuple[str, ...]
+    budget: Budget
+    data: Mapping[str, Any]  # the data source's identity, JSON types only; empty for the floor
+    seed: int
+    replicate: int
+    recipe: int = 1  # raised when a change of code changes weights
+
+    @classmethod
+    def of(cls, arm: Arm, budget: Budget, data: Mapping[str, Any], seed: int, replicate: int) -> Run:
+        """The run of ``arm`` in one replicate."""
+        if not arm.sees:  # no data, no steps: what the mix would have been does not matter
+            return cls(Mix(()), (), budget.nothing(), {}, seed, replicate)
+        return cls(arm.assignment, arm.sees, budget, data, seed, replicate)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Labelled data of one sensor with its metric, and the frozen ends of its utility scale."""
+
+    name: str
+    sensor: str
+    kind: str  # "classification" or "regression"
+    metric: str  # "accuracy", "balanced_accuracy" or "r2"
+    floor: float  # metric of an answer that ignores the image
+    ceiling: float
+    classes: tuple[str, ...] = ()
+    caveat: str = ""
+    clustered: bool = True  # whether test items come in clusters of places
+
+    def utility(self, value: float) -> float:
+        """The metric rescaled so that the floor is 0 and the ceiling is 1."""
+        return (value - self.floor) / (self.ceiling - self.floor)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number with its Run, Task and Probe; the predictions behind it are kept beside it."""
+
+    arm: str  # a Role, or the name of a baseline that no run stands behind
+    replicate: int
+    run: str  # fingerprint, empty for a baseline
+    sensor: str
+    task: str
+    probe: str
+    metric: str
+    value: float
+    utility: float
+    floor: float
+    ceiling: float
+    n_test: int
+    strength: float  # regularisation chosen on validation items
+    edge: bool  # whether the edge of the (grown) grid won
+
+
+def plain(value: object) -> Any:
+    """``value`` as JSON types: dataclasses to dicts, enums to values, fractions to text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain({name: getattr(value, name) for name in value.__dataclass_fields__})
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def fingerprint(spec: object) -> str:
+    """Name a record by every field it holds: 16 hex digits of a SHA-256."""
+    canonical = json.dumps(plain(spec), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,921 @@
+"""What a study found, as one self-contained HTML file; its figures are also SVG strings.
+
+:func:`render` reads a study's folder and writes ``report.html`` beside the tables: no script, no request,
+the same bytes for the same input. :func:`forest`, :func:`curves` and :func:`dots` draw single
+figures, for a notebook::
+
+    IPython.display.SVG(forest(verdict))
+
+Utilities and metrics are shown in points: times 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from gfmsum.records import Role
+from gfmsum.sensors import SENSORS
+
+if TYPE_CHECKING:  # drawing is slow to import, and most callers only want the file's name
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = "report.html"
+
+ARMS: Mapping[str, str] = {
+    "solo": "solo",
+    "share": "share",
+    "mix": "mix",
+    "floor": "random init",
+}
+"""How the arms are called in figures, in reading order."""
+
+BASELINES = ("band statistics", "band means")
+
+# One colour per arm throughout, from Okabe and Ito's palette; the shapes say the same without colour.
+LIGHT = {
+    "page": "#ffffff",
+    "ink": "#1c2430",
+    "muted": "#5b6674",
+    "rule": "#d6dbe2",
+    "band": "#e9edf2",
+    "solo": "#0072b2",
+    "share": "#009e73",
+    "mix": "#d55e00",
+    "floor": "#8b929c",
+}
+DARK = {
+    "page": "#14181d",
+    "ink": "#e4e8ed",
+    "muted": "#9aa5b1",
+    "rule": "#343c46",
+    "band": "#252c35",
+    "solo": "#56b4e9",
+    "share": "#35c79b",
+    "mix": "#ff8a3d",
+    "floor": "#7d8692",
+}
+MARKERS = {"solo": "o", "share": "s", "mix": "D", "floor": "v"}
+
+MINUS, BLANK, NARROW_SPACE = "\u2212", "\u2013", "\u202f"
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What one study wrote, as read back from its folder."""
+
+    verdict: Mapping[str, Any]
+    scores: pd.DataFrame
+    curves: pd.DataFrame
+    runs: Mapping[str, Mapping[str, Any]]  # the ledger, by fingerprint
+    config: str
+    reconstructions: Mapping[str, NDArray[np.float32]]  # (k, 3, h, w, channels) in [0, 1]
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """Read a study's folder; curves and reconstructions may be absent.
+
+        Raises:
+            ValueError: if the folder is no finished study, or one of its files is damaged.
+        """
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder: give the one that a study wrote")
+
+        def read[T](name: str, how: Callable[[Path], T], otherwise: T | None = None) -> T:
+            path = folder / name
+            if not path.exists():
+                if otherwise is not None:
+                    return otherwise
+                raise ValueError(f"{path} is missing: the study has not finished, run it again")
+            try:
+                return how(path)
+            except Exception as error:
+                cause = " ".join(str(error).split())
+                raise ValueError(f"{path} cannot be read ({cause}): run the study again") from error
+
+        no_curves = pd.DataFrame(columns=["arm", "replicate", "run", "step", "seen", "sensor", "loss"])
+        return cls(
+            verdict=read("verdict.json", _read_verdict),
+            scores=read("scores.parquet", pd.read_parquet),
+            curves=read("curves.parquet", pd.read_parquet, no_curves),
+            runs=read("ledger.json", lambda path: dict(json.loads(path.read_text("utf-8"))["runs"])),
+            config=read("config.yaml", lambda path: path.read_text("utf-8")),
+            reconstructions=read("reconstructions.npz", _read_arrays, {}),
+        )
+
+
+def _read_verdict(path: Path) -> dict[str, Any]:
+    verdict = json.loads(path.read_text("utf-8"))
+    if not isinstance(verdict, dict) or verdict.get("schema") != 1:
+        raise ValueError("not a verdict of schema 1")
+    return verdict
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+# --- numbers as text -------------------------------------------------------------------------------
+
+
+def points(utility: float | None, digits: int = 1, signed: bool = False) -> str:
+    """A utility or metric in points, with a true minus sign; a dash where there is no number."""
+    if utility is None or not math.isfinite(utility):
+        return BLANK
+    # Adding zero turns the negative zero that rounding leaves into a plain one.
+    value = round(100 * utility, digits) + 0.0
+    return f"{value:{'+' if signed and value else ''}.{digits}f}".replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends in signed points, or a dash."""
+    if low is None or high is None:
+        return BLANK
+    return f"[{points(low, 2, signed=True)}, {points(high, 2, signed=True)}]"
+
+
+def probability(p: float | None) -> str:
+    """A p value to three digits."""
+    if p is None or not math.isfinite(p):
+        return BLANK
+    return "<\u00a0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(number: float | None) -> str:
+    """A whole number, grouped by thousands."""
+    return BLANK if number is None else f"{round(number):,}".replace(",", NARROW_SPACE)
+
+
+def quantity(number: float | None) -> str:
+    """Three significant digits, grouped, never in powers of ten."""
+    if number is None or not math.isfinite(number):
+        return BLANK
+    digits = 0 if number == 0 else max(0, 2 - math.floor(math.log10(abs(number))))
+    return f"{number:,.{digits}f}".replace(",", NARROW_SPACE).replace("-", MINUS)
+
+
+def outcome(estimate: Mapping[str, Any]) -> str:
+    """The verdict on one contrast, in words."""
+    if estimate.get("negligible"):
+        return f"{'more' if estimate['value'] > 0 else 'less'}, but negligible"
+    return str(estimate["kind"])
+
+
+def compared(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    """What a contrast subtracts ("mix − solo") and what that means, from its ``meaning``."""
+    difference, _, meaning = str(estimate["meaning"]).partition(":")
+    return difference.strip(), meaning.strip()
+
+
+# --- drawing ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _canvas(width: float, height: float, margins: tuple[float, float, float, float]) -> Iterator[Axes]:
+    """One bare Axes in a figure of ``width`` by ``height`` CSS pixels.
+
+    Args:
+        margins: pixels left, right, above and below the axes.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    left, right, above, below = margins
+    style: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "gfmsum",
+        "text.parse_math": False,  # a task's name may hold a dollar
+        "font.family": ["DejaVu Sans"],
+        "font.size": 12,
+        "text.color": LIGHT["ink"],
+        "axes.unicode_minus": True,
+        "xtick.color": LIGHT["rule"],
+        "ytick.color": LIGHT["rule"],
+        "xtick.labelcolor": LIGHT["muted"],
+        "ytick.labelcolor": LIGHT["muted"],
+        "xtick.labelsize": 11,
+        "ytick.labelsize": 11,
+        "axes.labelcolor": LIGHT["muted"],
+        "axes.labelsize": 11,
+        "axes.edgecolor": LIGHT["rule"],
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "lines.solid_capstyle": "round",
+        "path.simplify": False,
+    }
+    with rc_context(style):
+        # At 72 units an inch, the SVG's units are CSS pixels.
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        axes = figure.add_axes(
+            (
+                left / width,
+                below / height,
+                (width - left - right) / width,
+                (height - above - below) / height,
+            )
+        )
+        for side in ("left", "right", "top"):
+            axes.spines[side].set_visible(False)
+        yield axes
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """The figure as an SVG element for inline use: colours and fonts are the page's, ids its own."""
+    import warnings
+
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # Text stays text and the browser has the glyphs; the font here only measures it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    drawn = buffer.getvalue()
+    own = hashlib.sha256(drawn.encode()).hexdigest()[:8]
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', drawn))
+    tokens = {colour: f"var(--{name}, {colour})" for name, colour in LIGHT.items()}
+
+    def restyle(style: str) -> str:
+        style = re.sub(r"(font: [^;]*?px) [^;]*", r"\1 var(--sans, sans-serif)", style)
+        style = re.sub(r"#[0-9a-f]{6}\b", lambda m: tokens.get(m[0], m[0]), style)
+        return style.replace("url(#", f"url(#{own}-")
+
+    def shorten(numbers: str) -> str:
+        return re.sub(r"-?\d+\.\d+(?:e-?\d+)?", lambda m: f"{round(float(m[0]), 2) + 0.0:g}", numbers)
+
+    def clean(element: ElementTree.Element) -> None:
+        element.tag = element.tag.rpartition("}")[2]
+        element.tail = None
+        if element.tag != "text":
+            element.text = None
+        attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        for key, value in attributes.items():
+            if key == "id":
+                if value in used:
+                    element.set("id", f"{own}-{value}")
+            elif key == "href":
+                element.set("href", value.replace("#", f"#{own}-", 1))
+            elif key == "style":
+                element.set("style", restyle(value))
+            elif key in ("clip-path", "fill", "stroke"):
+                element.set(key, restyle(value))
+            else:
+                element.set(key, shorten(value) if key in ("d", "x", "y", "transform") else value)
+        for child in list(element):
+            # A style element would apply to the whole page that the figure stands in.
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                element.remove(child)
+            else:
+                clean(child)
+
+    root = ElementTree.fromstring(drawn)
+    clean(root)
+    width, height = (72 * side for side in figure.get_size_inches())
+    viewed = root.get("viewBox", "")
+    root.attrib.clear()
+    root.attrib.update(
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": viewed,
+            "width": f"{width:g}",
+            "height": f"{height:g}",
+            "role": "img",
+            "aria-label": description,
+            "style": "stroke-linejoin: round; stroke-linecap: butt",
+        }
+    )
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _span(values: Iterable[float], pad: float) -> tuple[float, float]:
+    """The values' range, widened by a share of itself at both ends."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(known), max(known)
+    room = pad * (high - low) or 1.0
+    return low - room, high + room
+
+
+def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
+    """The three contrasts with their intervals, in points, as an SVG string.
+
+    Shaded: the margin inside which a difference counts as equal. Faint dots: the difference within
+    each replicate. Thin bracket: the minimum detectable effect either side of zero.
+
+    Args:
+        verdict: what verdict.json holds.
+        width: CSS pixels; below 560 the labels stand above the intervals.
+    """
+    estimates = verdict["estimates"]
+    wide = width >= 560
+    pitch, above, below = (64, 26, 48) if wide else (104, 26, 48)
+    margins = (176, 128, above, below) if wide else (6, 6, above, below)
+    height = above + pitch * len(estimates) + below
+    margin = 100 * verdict["margin"]
+    centre = 0.5 if wide else 0.70  # of the interval, within its row from the top
+
+    marks: list[float] = [-margin, margin]
+    for estimate in estimates:
+        marks += [100 * d for d in _differences(verdict, estimate)]
+        marks += [100 * estimate[k] for k in ("value", "low", "high") if estimate[k] is not None]
+        if estimate["mde"] is not None:
+            marks += [-100 * estimate["mde"], 100 * estimate["mde"]]
+
+    with _canvas(width, height, margins) as axes:
+        axes.set_xlim(*_span(marks, 0.06))
+        axes.set_ylim(len(estimates), 0)
+        axes.set_yticks([])
+        axes.axvspan(-margin, margin, color=LIGHT["band"], linewidth=0)
+        axes.axvline(0, color=LIGHT["muted"], linewidth=1)
+        axes.text(
+            0, -8 / pitch, f"\u00b1{margin:g} margin",
+            ha="center", va="baseline", fontsize=11, color=LIGHT["muted"],
+        )  # fmt: skip
+
+        def beside(x_px: float, y: float, text: str, **style: Any) -> None:
+            """Text at a distance from the figure's left edge, at a row's height."""
+            x_axes = (x_px - margins[0]) / (width - margins[0] - margins[1])
+            axes.text(x_axes, y, text, transform=axes.get_yaxis_transform(), **style)
+
+        for row, estimate in enumerate(estimates):
+            y = row + centre
+            strong = row == 0
+            difference, _ = compared(estimate)
+            value, low, high = (
+                None if estimate[k] is None else 100 * estimate[k] for k in ("value", "low", "high")
+            )
+            if row:
+                # Over the whole width, so that labels and numbers belong to their interval.
+                axes.axhline(
+                    row, xmin=-margins[0] / (width - margins[0] - margins[1]),
+                    xmax=1 + margins[1] / (width - margins[0] - margins[1]),
+                    color=LIGHT["rule"], linewidth=0.8, clip_on=False,
+                )  # fmt: skip
+            if low is not None and high is not None:
+                axes.plot([low, high], [y, y], color=LIGHT["ink"], linewidth=2.6 if strong else 1.6)
+            axes.plot(
+                [value], [y], linestyle="none", marker="o", markersize=9 if strong else 7,
+                color=LIGHT["ink"], markeredgecolor=LIGHT["page"], markeredgewidth=1.4,
+            )  # fmt: skip
+            each = [100 * d for d in _differences(verdict, estimate)]
+            axes.plot(
+                each, [y + 11 / pitch] * len(each), linestyle="none", marker="o", markersize=3.6,
+                color=LIGHT["muted"], alpha=0.7, markeredgewidth=0,
+            )  # fmt: skip
+            if estimate["mde"] is not None:
+                reach, base, tick = 100 * estimate["mde"], y - 12 / pitch, 4 / pitch
+                axes.plot(
+                    [-reach, -reach, reach, reach], [base + tick, base, base, base + tick],
+                    color=LIGHT["muted"], linewidth=0.8, solid_capstyle="butt",
+                )  # fmt: skip
+            head = {"va": "baseline", "fontsize": 14 if strong else 13}
+            tail = {"va": "baseline", "fontsize": 11.5, "color": LIGHT["muted"]}
+            upper, lower = (y - 3 / pitch, y + 15 / pitch) if wide else (row + 24 / pitch, row + 42 / pitch)
+            start, end = (0, width) if wide else (margins[0], width - margins[1])
+            beside(start, upper, f"{estimate['symbol']}  {estimate['name']}", **head)
+            beside(start, lower, difference, **tail)
+            beside(end, upper, points(estimate["value"], 2, signed=True), ha="right", **head)
+            beside(
+                end, lower, interval(estimate["low"], estimate["high"]).replace(BLANK, "no interval"),
+                ha="right", **tail,
+            )  # fmt: skip
+
+        axes.tick_params(axis="x", length=4, pad=5)
+        axes.locator_params(axis="x", nbins=9 if wide else 6)
+        axes.set_xlabel(
+            "points of utility; right of zero, the arm named first is better"
+            if wide
+            else "points; right of zero, the first arm is better",
+            labelpad=7,
+        )
+        said = "; ".join(
+            f"{e['name']} {points(e['value'], 2, signed=True)} "
+            f"{interval(e['low'], e['high']).replace(BLANK, 'without interval')}"
+            for e in estimates
+        )
+        return _svg(axes.get_figure(root=True), f"Forest plot in points: {said}")
+
+
+def _differences(verdict: Mapping[str, Any], estimate: Mapping[str, Any]) -> list[float]:
+    """A contrast within each replicate, where both of its arms have one."""
+    first, _, second = (part.strip() for part in compared(estimate)[0].partition(MINUS))
+    arms = verdict["arms"]
+    if first not in arms or second not in arms:
+        return []
+    pairs = zip(arms[first]["replicates"], arms[second]["replicates"], strict=False)
+    return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> str:
+    """Loss against samples seen, a panel per sensor, as an SVG string.
+
+    Thin lines are replicates, thick lines their mean; all panels share both axes.
+
+    Args:
+        frame: what curves.parquet holds.
+        sensor: draw this panel alone.
+        columns: panels side by side.
+    """
+    named = frame[frame["sensor"] != ""]
+    chosen = [sensor] if sensor is not None else list(dict.fromkeys(named["sensor"]))
+    lines = {
+        key: _smooth(run) for key, run in named.groupby(["sensor", "arm", "replicate"], sort=True)
+    }
+    x_span = (0.0, max((float(x[-1]) for x, _ in lines.values()), default=1.0))
+    y_span = _span([float(loss) for _, y in lines.values() for loss in y], 0.05)
+    columns = min(columns, max(1, len(chosen)))
+    rows = max(1, math.ceil(len(chosen) / columns))
+    panel = (340, 220)
+    width, height = panel[0] * columns, panel[1] * rows
+    with _canvas(width, height, (0, 0, 0, 0)) as whole:
+        figure = whole.get_figure(root=True)
+        whole.remove()
+        for position, name in enumerate(chosen):
+            row, column = divmod(position, columns)
+            axes = figure.add_axes(
+                (
+                    (column * panel[0] + 40) / width,
+                    (height - (row + 1) * panel[1] + 44) / height,
+                    (panel[0] - 56) / width,
+                    (panel[1] - 70) / height,
+                )
+            )
+            for side in ("left", "right", "top"):
+                axes.spines[side].set_visible(False)
+            axes.set_xlim(*x_span)
+            axes.set_ylim(*y_span)
+            axes.text(-34 / (panel[0] - 56), 1.06, name, transform=axes.transAxes, fontsize=13)
+            axes.set_xlabel("samples seen", labelpad=5)
+            axes.locator_params(axis="x", nbins=5)
+            axes.locator_params(axis="y", nbins=5)
+            axes.tick_params(axis="y", length=0, pad=6)
+            axes.tick_params(axis="x", length=4, pad=5)
+            axes.xaxis.set_major_formatter(lambda x, _: count(x))
+            axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.6)
+            axes.set_axisbelow(True)
+            for arm in dict.fromkeys(named["arm"]):
+                colour = LIGHT.get(arm, LIGHT["muted"])
+                members = [line for key, line in lines.items() if key[:2] == (name, arm)]
+                for seen, loss in members:
+                    axes.plot(seen, loss, color=colour, linewidth=0.8, alpha=0.35)
+                if members:
+                    grid = np.linspace(
+                        max(x[0] for x, _ in members), min(x[-1] for x, _ in members), 120
+                    )
+                    mean = np.mean([np.interp(grid, x, y) for x, y in members], axis=0)
+                    axes.plot(grid, mean, color=colour, linewidth=2.2)
+        return _svg(figure, f"Learning curves: {', '.join(chosen) or 'none'}")
+
+
+def _smooth(run: pd.DataFrame, most: int = 120) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Samples seen and loss of one run, averaged over neighbouring steps down to ``most`` points."""
+    run = run.sort_values("step")
+    part = np.arange(len(run)) * min(most, len(run)) // len(run)
+    mean = run.groupby(part)[["seen", "loss"]].mean()
+    return mean["seen"].to_numpy(np.float64), mean["loss"].to_numpy(np.float64)
+
+
+def dots(scores: pd.DataFrame, task: str) -> str:
+    """Every replicate's score on one task by arm, with the baselines, as an SVG string.
+
+    Args:
+        scores: what scores.parquet holds.
+        task: its name.
+
+    Raises:
+        ValueError: if no score is on this task.
+    """
+    rows = scores[scores["task"] == task]
+    if rows.empty:
+        raise ValueError(
+            f"no scores on task {task!r}: choose from {', '.join(sorted(set(scores['task'])))}"
+        )
+    values = {
+        name: [100 * float(v) for v in group["value"]] for name, group in rows.groupby("arm", sort=True)
+    }
+    arms = [arm for arm in ("mix", "solo", "share", "floor") if arm in values]
+    lines = {name: float(np.mean(values[name])) for name in BASELINES if name in values}
+    lines["chance"] = 100 * float(rows["floor"].iloc[0])
+    names = [*arms, *lines]
+
+    pitch, above, below, left = 22, 6, 42, 108
+    width, height = 340, above + pitch * len(names) + below
+    with _canvas(width, height, (left, 14, above, below)) as axes:
+        axes.set_xlim(*_span([v for arm in arms for v in values[arm]] + list(lines.values()), 0.07))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks([])
+        for row, name in enumerate(names):
+            axes.text(
+                -left / (width - left - 14), row, ARMS.get(name, name),
+                transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=12,
+                color=LIGHT["ink"] if name in arms else LIGHT["muted"],
+            )  # fmt: skip
+            if name in lines:
+                # From its own row up through the arms, so that each can be read against it.
+                axes.plot(
+                    [lines[name]] * 2, [-0.5, row], color=LIGHT["muted"], linewidth=1,
+                    linestyle=(0, (1, 2)) if name == "chance" else (0, (4, 2)), dash_capstyle="butt",
+                )  # fmt: skip
+                axes.plot(
+                    [lines[name]], [row], linestyle="none", marker="|", markersize=9,
+                    color=LIGHT["muted"], markeredgewidth=1.6,
+                )  # fmt: skip
+            else:
+                axes.plot(
+                    values[name], [row] * len(values[name]), linestyle="none", marker=MARKERS[name],
+                    markersize=6, color=LIGHT[name], alpha=0.6, markeredgewidth=0,
+                )  # fmt: skip
+                axes.plot(
+                    [np.mean(values[name])], [row], linestyle="none", marker="|", markersize=15,
+                    color=LIGHT[name], markeredgewidth=2,
+                )  # fmt: skip
+        axes.tick_params(axis="x", length=4, pad=5)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(f"{_metric(rows['metric'].iloc[0])} \u00d7 100", labelpad=5)
+        said = ", ".join(f"{ARMS[arm]} {np.mean(values[arm]):.1f}" for arm in arms)
+        return _svg(axes.get_figure(root=True), f"Scores on {task}: {said}")
+
+
+def _metric(name: str) -> str:
+    return {"r2": "R\u00b2"}.get(name, name.replace("_", " "))
+
+
+def png(pixels: NDArray[np.float32]) -> str:
+    """An image as a ``data:`` address of an 8-bit PNG; pixels that are NaN are transparent grey.
+
+    Args:
+        pixels: (h, w, 1 or 3), display values in [0, 1].
+    """
+    hidden = np.isnan(pixels).any(axis=-1, keepdims=True)
+    colour = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    grey = np.rint(255 * np.clip(np.where(hidden, 0.5, colour), 0, 1))
+    rgba = np.concatenate([grey, np.where(hidden, 0, 255)], axis=-1).astype(np.uint8)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = rgba.shape[:2]
+    scanlines = b"".join(b"\0" + row.tobytes() for row in rgba)
+    image = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 6, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(scanlines, 9))
+        + chunk(b"IEND", b"")
+    )
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+# --- what the page says ----------------------------------------------------------------------------
+
+
+def _title(sensor: str) -> str:
+    return SENSORS[sensor].title if sensor in SENSORS else sensor
+
+
+def _estimates(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for estimate in verdict["estimates"]:
+        difference, meaning = compared(estimate)
+        rows.append(
+            {
+                "symbol": estimate["symbol"],
+                "name": estimate["name"],
+                "difference": difference,
+                "meaning": meaning,
+                "why": estimate.get("why") or "",
+                "cells": [
+                    points(estimate["value"], 2, signed=True),
+                    interval(estimate["low"], estimate["high"]),
+                    probability(estimate["p"]),
+                    probability(estimate["p_adjusted"]),
+                    probability(estimate["p_equivalence"]),
+                    points(estimate["mde"], 2),
+                ],
+                "outcome": outcome(estimate),
+            }
+        )
+    return rows
+
+
+def _identity(verdict: Mapping[str, Any]) -> str:
+    """Δ = α − δ with this study's numbers, empty unless all three are there."""
+    value = {estimate["name"]: estimate["value"] for estimate in verdict["estimates"]}
+    if any(value.get(name) is None for name in ("substitution", "addition", "dilution")):
+        return ""
+    whole, added, diluted = (
+        points(value[name], 2, signed=True) for name in ("substitution", "addition", "dilution")
+    )
+    return f"\u0394 = \u03b1 \u2212 \u03b4: {whole} = ({added}) \u2212 ({diluted})"
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return float(np.mean([row[key] for row in rows])) if rows else None
+
+
+def _ledger(study: Study) -> list[dict[str, Any]]:
+    """What each arm spent, mean over its runs."""
+    table = []
+    for arm in ARMS:
+        runs = [run for _, run in sorted(study.runs.items()) if run["arm"] == arm]
+        if not runs:
+            continue
+        unique = [{"unique": sum(run["unique_by_sensor"].values())} for run in runs]
+        flops = _mean(runs, "flops")
+        table.append(
+            {
+                "arm": arm,
+                "sees": "+".join(runs[0]["sees"]) or "nothing",
+                "unique": _mean(unique, "unique"),
+                "seen": _mean(runs, "seen"),
+                "flops": flops,
+                "cells": [
+                    count(_mean(runs, "steps")),
+                    count(_mean(runs, "seen")),
+                    count(_mean(unique, "unique")),
+                    count(_mean(runs, "encoder_tokens")),
+                    count(_mean(runs, "decoder_tokens")),
+                    quantity(None if flops is None else flops / 1e12),
+                    quantity(_mean(runs, "seconds")),
+                    f"{sum(bool(run['reused']) for run in runs)} of {len(runs)}",
+                ],
+            }
+        )
+    return table
+
+
+def _spread(ledger: Sequence[Mapping[str, Any]]) -> str:
+    """How far the trained arms' compute lies apart, in percent of their mean; empty for one arm."""
+    spent = [row["flops"] for row in ledger if row["flops"]]
+    return f"{100 * (max(spent) - min(spent)) / float(np.mean(spent)):.2f}" if len(spent) > 1 else ""
+
+
+def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What each arm saw, in a sentence."""
+    spent = {row["arm"]: row for row in ledger}
+    target, others = verdict["target"], len(verdict["mix"])
+
+    def samples(arm: str) -> str:
+        row = spent.get(arm)
+        return f"{count(row['unique'])} samples, {count(row['seen'])} shown" if row else "no ledger"
+
+    told = {
+        "solo": f"{target} alone: {samples('solo')}",
+        "share": f"{target} alone, only its part of the mix, repeated: {samples('share')}",
+        "mix": f"{others} sensor{'s' * (others != 1)}, {', '.join(verdict['mix'])}: {samples('mix')}",
+        "floor": "nothing: the same model at random initialisation",
+    }
+    return [
+        {
+            "arm": arm,
+            "letter": Role(arm).letter,
+            "sees": told[arm],
+            "utility": points(verdict["arms"][arm]["utility"]),
+        }
+        for arm in ARMS
+        if arm in verdict["arms"]
+    ]
+
+
+def _tasks(study: Study) -> list[dict[str, Any]]:
+    """One row per task: means over replicates with their spread, and whether it can tell arms apart."""
+    rows = []
+    for task in study.verdict["tasks"]:
+        scores = study.scores[study.scores["task"] == task["task"]]
+        means: Mapping[str, float | None] = task["means"]
+        spreads = {
+            str(name): float(group["value"].std(ddof=1)) if len(group) > 1 else None
+            for name, group in scores.groupby("arm")
+        }
+        solo, mix = means.get("solo"), means.get("mix")
+        rows.append(
+            {
+                "task": task["task"],
+                "metric": _metric(task["metric"]),
+                "size": f"{count(task['n_test'])} test items"
+                + (f" in {count(task['clusters'])} places" if task.get("clusters") else ""),
+                "blind": blind(means, spreads),
+                "cells": [
+                    *(
+                        {"value": points(value), "spread": ""}
+                        for value in (task["floor"], *(means.get(name) for name in reversed(BASELINES)))
+                    ),
+                    *(
+                        {
+                            "value": points(means.get(arm)),
+                            "spread": f"\u00b1{points(spread)}" if spread is not None else "",
+                        }
+                        for arm in ("floor", "solo", "share", "mix")
+                        for spread in (spreads.get(arm),)
+                    ),
+                    {
+                        "value": points(
+                            None if solo is None or mix is None else mix - solo, signed=True
+                        ),
+                        "spread": "",
+                    },
+                ],
+                "dots": Markup(dots(study.scores, task["task"])) if len(scores) else "",
+            }
+        )
+    return rows
+
+
+def blind(means: Mapping[str, float | None], spreads: Mapping[str, float | None]) -> str:
+    """Why a task cannot tell good pretraining from none; empty if it can.
+
+    The best pretrained arm must beat the band statistics and the random initialisation by more than
+    two standard deviations of single runs: of its own, and of its difference to the random ones.
+
+    Args:
+        means: metric by arm and baseline, mean over replicates.
+        spreads: standard deviation over replicates, None where there is only one.
+    """
+    trained = {arm: means[arm] for arm in ("solo", "share", "mix") if means.get(arm) is not None}
+    if not trained:
+        return ""
+    best = max(trained, key=lambda arm: trained[arm] or 0.0)
+    height, own = trained[best] or 0.0, spreads.get(best) or 0.0
+    statistics, untrained = means.get("band statistics"), means.get("floor")
+    reasons = []
+    if statistics is not None and height - statistics <= 2 * own:
+        reasons.append("band statistics do as well")
+    if untrained is not None and height - untrained <= 2 * math.hypot(own, spreads.get("floor") or 0.0):
+        reasons.append("random initialisation does as well")
+    return " and ".join(reasons)
+
+
+def _curves(study: Study) -> dict[str, Any]:
+    """A panel per sensor of the mix, and which runs have no curve."""
+    frame, verdict = study.curves, study.verdict
+    drawn = set(zip(frame["arm"], frame["replicate"], strict=True))
+    missing = sorted(
+        f"{run['arm']} {run['replicate']}" + (" (reused)" if run["reused"] else "")
+        for run in study.runs.values()
+        if run["steps"] and (run["arm"], run["replicate"]) not in drawn
+    )
+    named = set(frame["sensor"])
+    return {
+        "panels": [
+            {"sensor": name, "title": _title(name), "figure": Markup(curves(frame, name))}
+            for name in verdict["mix"]
+            if name in named
+        ],
+        "missing": ", ".join(missing),
+    }
+
+
+def _reconstructions(study: Study, most: int = 4) -> list[dict[str, Any]]:
+    """Up to ``most`` samples per sensor as original, masked and reconstructed image."""
+    shown = []
+    for name, images in study.reconstructions.items():
+        shown.append(
+            {
+                "sensor": name,
+                "title": _title(name),
+                "display": _display(name, images.shape[-1]),
+                "rows": [
+                    [
+                        {"source": png(image), "alt": f"{name}, sample {number}, {kind}"}
+                        for kind, image in zip(
+                            ("original", "masked", "reconstructed"), sample, strict=True
+                        )
+                    ]
+                    for number, sample in enumerate(images[:most], start=1)
+                ],
+            }
+        )
+    return shown
+
+
+def _display(sensor: str, channels: int) -> str:
+    """How a sensor's pixels became colours."""
+    bands = SENSORS[sensor].bands if sensor in SENSORS else ()
+    visible = [(b.wavelength_um, b.name) for b in bands if b.wavelength_um and b.group == "visible"]
+    if channels == 1:
+        radar = any(band.polarisation for band in bands)
+        return "backscatter in grey, bright is strong" if radar else "one band in grey"
+    if not visible:
+        return "three channels as red, green and blue"
+    nearest = [min(visible, key=lambda band: abs(band[0] - colour))[1] for colour in (0.66, 0.56, 0.48)]
+    return f"{', '.join(nearest)} as red, green and blue"
+
+
+def _context(study: Study) -> dict[str, Any]:
+    verdict = study.verdict
+    ledger = _ledger(study)
+    edge = study.scores["edge"].astype(bool) if "edge" in study.scores else pd.Series(dtype=bool)
+    correlation = {
+        pair.replace("~", " and "): f"{rho:+.2f}".replace("-", MINUS)
+        for pair, rho in verdict.get("correlation", {}).items()
+        if rho is not None
+    }
+    return {
+        "light": LIGHT,
+        "dark": DARK,
+        "names": ARMS,
+        "verdict": verdict,
+        "target": _title(verdict["target"]),
+        "facts": {
+            "target": verdict["target"],
+            "mix": "+".join(verdict["mix"]),
+            "data": verdict["data"],
+            "budget": verdict["budget"],
+            "samples": f"{count(verdict['unique'])} unique, {count(verdict['seen'])} shown",
+            "replicates": str(verdict["replicates"]),
+            "seed": str(verdict["seed"]),
+        },
+        "margin": f"{100 * verdict['margin']:g}",
+        "confidence": f"{100 * verdict['confidence']:g}",
+        "forest_wide": Markup(forest(verdict)),
+        "forest_narrow": Markup(forest(verdict, width=344)),
+        "estimates": _estimates(verdict),
+        "identity": _identity(verdict),
+        "residual": f"{abs(verdict.get('identity_residual') or 0.0):.0e}",
+        "correlation": correlation,
+        "arms": _arms(verdict, ledger),
+        "tasks": _tasks(study),
+        "edges": f"{int(edge.sum())} of {len(edge)}" if edge.any() else "",
+        "curves": _curves(study),
+        "reconstructions": _reconstructions(study),
+        "ledger": ledger,
+        "spread": _spread(ledger),
+        "config": study.config,
+        "command": verdict.get("command") or "",
+    }
+
+
+def render(folder: Path) -> Path:
+    """Write ``report.html`` into a study's folder, from what the study wrote there.
+
+    Returns:
+        The file's path. It appears whole or not at all.
+
+    Raises:
+        ValueError: if the folder is no finished study, or one of its files is damaged.
+    """
+    study = Study.read(folder)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        context = _context(study)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: its tables do not fit together ({type(error).__name__}: {error}); "
+            "run the study again"
+        ) from error
+    page = environment.get_template("report.html.j2").render(context)
+    path = folder / NAME
+    draft = folder / f".{NAME}.{os.getpid()}"
+    try:
+        draft.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m gfmsum.report FOLDER``: render a study's report again."""
+    parser = argparse.ArgumentParser(prog="python -m gfmsum.report", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="what a study wrote, verdict.json and tables")
+    try:
+        print(render(parser.parse_args(arguments).folder))
+    except (ValueError, OSError) as error:
+        print(f"gfmsum.report: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
