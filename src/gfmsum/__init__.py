@@ -1,0 +1,46 @@
+"""gfmsum: can a multi-sensor foundation model be more than the sum of its parts?
+
+The names below are the public interface; each is imported when first used, so that
+``import gfmsum`` is quick and does not load torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("gfmsum")
+
+_HOMES = {
+    "SENSORS": "sensors",
+    "Sensor": "sensors",
+    "Band": "sensors",
+    "Unit": "sensors",
+    "Mix": "mix",
+    "BUDGETS": "budget",
+    "Budget": "budget",
+    "AblationConfig": "config",
+    "load": "config",
+    "open_source": "data.sources",
+    "MixDataModule": "data.modules",
+    "SensorDataModule": "data.modules",
+    "Encoder": "model.encoder",
+    "MaskedAutoencoder": "model.mae",
+    "Pretraining": "pretrain",
+    "pretrain": "pretrain",
+    "judge": "verdict",
+    "Design": "verdict",
+    "plan": "study",
+    "conduct": "study",
+    "ablate": "ablate",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gfmsum' has no attribute {name!r}")
+    return getattr(import_module(f"gfmsum.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

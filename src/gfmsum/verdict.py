@@ -42,8 +42,8 @@ class Kind(StrEnum):
 class Contrast:
     """A linear combination of arms, fixed before the run.
 
-    A confirmatory contrast is adjusted by Holm within the confirmatory family; the others are
-    exploratory, adjusted by Benjamini and Hochberg, and must be called so.
+    Confirmatory contrasts form the family that Holm adjusts; the others are exploratory, adjusted
+    after Benjamini and Hochberg, and are to be called so.
     """
 
     name: str
@@ -56,10 +56,9 @@ class Contrast:
         for arm in self.weights:
             if arm not in list(Role):
                 raise ValueError(f"contrast {self.name}: {unknown('arm', arm, list(Role))}")
-        if 0 in self.weights.values() or not self.weights or sum(self.weights.values()) != 0:
+        if not self.weights or abs(sum(self.weights.values())) > EXACT:
             raise ValueError(
-                f"contrast {self.name}: weights {dict(self.weights)} must add up to 0 and none "
-                "be 0; leave out arms that do not count"
+                f"contrast {self.name}: weights {dict(self.weights)} must add up to 0, as (1, -1)"
             )
 
 
@@ -70,7 +69,7 @@ CONTRASTS: tuple[Contrast, ...] = (
     ),
     Contrast(
         "addition", "α", {"mix": 1, "share": -1},
-        "mix − share: other sensors' samples on top of the sensor's own, compute equal",
+        "mix − share: other sensors' samples added to the sensor's own, compute equal",
     ),
     Contrast(
         "dilution", "δ", {"solo": 1, "share": -1},
@@ -85,7 +84,7 @@ class Design:
 
     target: str  # sensor whose tasks are scored
     mix: tuple[str, ...]  # sensors of the mix arm
-    margin: float = 0.01  # utility; differences within ± margin count as equal
+    margin: float = 0.01  # utility; a difference surely within ± margin is equal
     confidence: float = 0.95
     contrasts: tuple[Contrast, ...] = CONTRASTS
 
@@ -93,25 +92,21 @@ class Design:
         names = [contrast.name for contrast in self.contrasts]
         if not self.target or len(set(self.mix)) != len(self.mix) or set(self.mix) <= {self.target}:
             raise ValueError(
-                f"mix {self.mix} must name sensors once and at least one besides the target "
-                f"{self.target!r}; otherwise mix and solo are the same runs"
+                f"mix {self.mix} must name each sensor once and one besides the target "
+                f"{self.target!r}, or mix and solo are the same runs; add a sensor"
             )
-        if not 0 < self.margin < math.inf:
-            raise ValueError(f"margin={self.margin} must be above 0: give it in utility, as 0.01")
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence={self.confidence} must lie in [0.5, 1): give it as 0.95")
+        if not 0 < self.margin < math.inf or not 0.5 <= self.confidence < 1:
+            raise ValueError(
+                f"margin={self.margin} must be above 0 and confidence={self.confidence} in "
+                "[0.5, 1); give them as 0.01 and 0.95"
+            )
         if len(set(names)) != len(names) or "substitution" not in names:
-            raise ValueError(f"contrasts {names} must be unique and hold the substitution; add it")
+            raise ValueError(f"contrasts {names} must be unique and hold 'substitution'; add it")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A contrast, estimated and judged; None where a number does not exist.
-
-    Value, interval, standard error and mde are in utility. standard_error² is run_variance +
-    item_variance; p is two-sided, p_equivalence the larger of the two one-sided tests' p. The mde
-    is at the unadjusted level.
-    """
+    """A contrast, estimated and judged. All in utility; None where a number does not exist."""
 
     name: str
     symbol: str
@@ -119,26 +114,18 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
-    standard_error: float | None = None
+    standard_error: float | None = None  # root of run_variance + item_variance
     df: float | None = None
-    p: float | None = None
+    p: float | None = None  # two-sided
     p_adjusted: float | None = None
-    p_equivalence: float | None = None
-    mde: float | None = None
+    p_equivalence: float | None = None  # the larger of the two one-sided tests'
+    mde: float | None = None  # at the unadjusted level
     kind: Kind = Kind.UNDECIDED
     negligible: bool = False  # equal, although the difference from 0 is significant
     exploratory: bool = True
     run_variance: float | None = None
     item_variance: float | None = None
     why: str = ""  # what the numbers lack, if anything
-
-
-@dataclass(frozen=True, slots=True)
-class Utilities:
-    """An arm's utility: mean over tasks, per replicate in order; and the mean over replicates."""
-
-    utility: float
-    replicates: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +139,10 @@ class Verdict:
     margin: float
     confidence: float
     estimates: tuple[Estimate, ...]
-    identity_residual: float | None  # Δ − (α − δ), zero but for rounding; None if one is absent
-    arms: Mapping[str, Utilities]
+    identity_residual: float | None  # Δ − (α − δ): rounding only; None if one is not estimated
+    arms: Mapping[str, Mapping[str, Any]]  # utility: mean; replicates: each one's mean over tasks
     correlation: Mapping[str, float | None]  # "solo~mix": Pearson over common replicates
-    tasks: tuple[Mapping[str, Any], ...]  # raw metrics; ``substitution`` in units of the metric
+    tasks: tuple[Mapping[str, Any], ...]  # raw: means and substitution in units of the metric
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only, without NaN or infinity."""
@@ -164,27 +151,29 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The two tables as arrays: r replicates, t tasks, n items of all tasks, g clusters."""
+    """The two tables as matrices. Rows are runs: (arm, replicate), sorted."""
 
-    utility: pd.DataFrame  # rows (arm, replicate) sorted, columns tasks sorted
-    items: Floats  # (runs, n) contributions in utility
-    by_cluster: Floats  # (runs, g) what each cluster adds to the run's utility, centred
-    clusters: dict[str, int]  # of each task
-
-    def rows(self, arm: str) -> NDArray[np.bool_]:
-        return np.asarray(self.utility.index.get_level_values("arm") == arm)
+    utility: pd.DataFrame  # columns: tasks, sorted
+    items: pd.DataFrame  # contributions; columns: (task, item, cluster)
+    by_cluster: pd.DataFrame  # what each cluster adds to the run's utility, less its expectation
 
     def of(self, arm: str) -> pd.Series[float]:
         """The arm's utility by replicate: mean over tasks."""
-        return self.utility[self.rows(arm)].mean(axis=1).droplevel("arm")
+        return self.utility.mean(axis="columns").xs(arm, level="arm")
+
+    @property
+    def clusters(self) -> dict[str, int]:
+        """How many places each task has."""
+        names = self.items.columns.to_frame(index=False)
+        return {str(t): int(n) for t, n in names.groupby("task")["cluster"].nunique().items()}
 
 
 def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Verdict:
     """Estimate and judge the design's contrasts on the target's tasks.
 
     Args:
-        scores: one row per Score, its fields as columns; other sensors' rows are ignored, rows of
-            baselines appear in ``tasks`` only.
+        scores: one row per Score, its fields as columns. Other sensors' rows are ignored; those of
+            baselines, whose arm is no Role, appear in ``tasks`` only.
         predictions: one row per score and test item: arm, replicate, task, item, cluster and
             contribution (utility; its mean over a score's items is the score's utility). The same
             cluster name in two tasks is the same place.
@@ -196,199 +185,148 @@ def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Ve
     own = scores[scores["sensor"] == design.target]
     measured = _measure(own, predictions, design)
     estimates = _decide([_estimate(c, measured, design) for c in design.contrasts], design)
-    headline = next(e for e in estimates if e.name == "substitution")
-    by_name = {e.name: e.value for e in estimates}
-    known = {"addition", "dilution"} <= set(by_name)
-    present = [arm.value for arm in Role if measured.rows(arm).any()]
-    arms = {arm: measured.of(arm) for arm in present}
-    compared = [arm for arm in present if any(arm in c.weights for c in design.contrasts)]
-    replicates = sorted({len(arms["solo"]), len(arms["mix"])})
+    value = {e.name: e.value for e in estimates}
+    headline = estimates[list(value).index("substitution")]
+    runs = measured.utility.index.get_level_values("arm")
+    arms = {arm.value: measured.of(arm) for arm in Role if arm in runs}
+    compared = [arm for arm in arms if any(arm in c.weights for c in design.contrasts)]
     return Verdict(
         target=design.target,
         mix=design.mix,
         kind=headline.kind,
-        sentence=_sentence(headline, design, replicates, len(measured.clusters)),
+        sentence=_sentence(headline, design, sorted({len(arms["solo"]), len(arms["mix"])})),
         margin=design.margin,
         confidence=design.confidence,
         estimates=estimates,
-        identity_residual=by_name["substitution"] - (by_name["addition"] - by_name["dilution"])
-        if known
+        identity_residual=value["substitution"] - (value["addition"] - value["dilution"])
+        if {"addition", "dilution"} <= set(value)
         else None,
-        arms={a: Utilities(float(u.mean()), tuple(map(float, u))) for a, u in arms.items()},
+        arms={
+            arm: {"utility": float(u.mean()), "replicates": [float(x) for x in u]}
+            for arm, u in arms.items()
+        },
         correlation={f"{a}~{b}": _pearson(arms[a], arms[b]) for a, b in combinations(compared, 2)},
         tasks=tuple(
-            _task(str(name), rows, clusters)
-            for (name, rows), clusters in zip(
-                own.groupby("task"), measured.clusters.values(), strict=True
-            )
+            _task(task, own[own["task"] == task], clusters)
+            for task, clusters in measured.clusters.items()
         ),
     )
 
 
 def _measure(own: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> _Measured:
-    """Check that the tables are complete and agree, and lay them out as arrays."""
-    roles = [arm.value for arm in Role]
-    ran = own[own["arm"].isin(roles)]
+    """Check that the tables are complete and agree, and lay them out as matrices."""
+    ran = own[own["arm"].isin(list(Role))]
     for arm in sorted({arm for contrast in design.contrasts for arm in contrast.weights}):
         if arm not in set(ran["arm"]):
-            raise ValueError(f"no scores of arm {arm!r} on {design.target}; run it, then judge")
-    key = ["arm", "replicate", "task"]
-    if ran.duplicated(key).any():
-        arm, replicate, task = ran.loc[ran.duplicated(key), key].iloc[0]
+            raise ValueError(f"no score of arm {arm!r} on {design.target}; run and probe it first")
+    utility = _matrix(ran, ["task"], "utility", "probe every run once on each task, one probe only")
+    rows = predictions[predictions["task"].isin(utility.columns)]
+    rows = rows[rows["arm"].isin(list(Role))]
+    remedy = "test items and their clusters must be the same in every arm: probe again"
+    items = _matrix(rows, ["task", "item", "cluster"], "contribution", remedy, utility.index)
+    task = utility.columns.get_indexer(items.columns.get_level_values("task"))
+    size = np.bincount(task, minlength=utility.shape[1])
+    mean = _sum_by(items.to_numpy(), task, len(size)) / np.maximum(size, 1)
+    for i, t in np.argwhere((np.abs(mean - utility.to_numpy()) > AGREE) | (size == 0)):
+        arm, replicate = utility.index.to_list()[i]
         raise ValueError(
-            f"two scores of arm {arm!r}, replicate {replicate} on task {task!r}; "
-            "judge one probe at a time"
+            f"arm {arm!r}, replicate {replicate!r}, task {utility.columns[t]!r}: contributions of "
+            f"{size[t]} items average to {mean[i, t]:.6g}, but the utility is "
+            f"{utility.iat[i, t]:.6g}; score it again"
         )
-    for column in ("metric", "floor", "ceiling", "n_test"):
-        varying = own.groupby("task")[column].nunique() > 1
-        if varying.any():
-            raise ValueError(
-                f"task {varying.idxmax()!r} has several values of {column}, which is frozen; "
-                "score every arm again with one definition of the task"
-            )
-    utility = ran.set_index(key)["utility"].unstack("task").sort_index()
-    for i, t in np.argwhere(~np.isfinite(utility.to_numpy()))[:1]:
-        arm, replicate = utility.index[i]
-        raise ValueError(
-            f"arm {arm!r}, replicate {replicate} has no finite score on task "
-            f"{utility.columns[t]!r}; probe that run on it"
-        )
-
-    rows = predictions[predictions["arm"].isin(roles) & predictions["task"].isin(utility.columns)]
-    run = utility.index.get_indexer(pd.MultiIndex.from_frame(rows[["arm", "replicate"]]))
-    if (run < 0).any():
-        arm, replicate = rows[["arm", "replicate"]].iloc[int(run.argmin())]
-        raise ValueError(
-            f"predictions of arm {arm!r}, replicate {replicate} have no score; keep both or neither"
-        )
-    if rows[["item", "cluster"]].isna().to_numpy().any() or not np.isfinite(
-        rows["contribution"].to_numpy()
-    ).all():
-        raise ValueError("predictions must have an item, a cluster and a finite contribution; fix")
-    item = rows.groupby(["task", "item"]).ngroup().to_numpy()
-    cluster, places = pd.factorize(rows["cluster"], sort=True)
-    n = int(item.max(initial=-1)) + 1
-    task_of, cluster_of = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    task_of[item] = utility.columns.get_indexer(rows["task"])
-    cluster_of[item] = cluster
-    size = np.bincount(task_of, minlength=utility.shape[1])
-    if not size.all():
-        raise ValueError(f"no predictions on task {utility.columns[size.argmin()]!r}; store them")
-    seen = np.bincount(run * n + item, minlength=len(utility) * n).reshape(-1, n)
-    for i, j in np.argwhere(seen != 1)[:1]:
-        arm, replicate = utility.index[i]
-        task, name = rows[["task", "item"]].iloc[int((item == j).argmax())]
-        raise ValueError(
-            f"task {task!r}: arm {arm!r}, replicate {replicate} predicts item {name!r} "
-            f"{seen[i, j]} times; every run must predict the same test items once: probe it again"
-        )
-    if (cluster_of[item] != cluster).any():
-        wrong = rows.iloc[int((cluster_of[item] != cluster).argmax())]
-        raise ValueError(
-            f"task {wrong['task']!r}: item {wrong['item']!r} is in cluster {wrong['cluster']!r} "
-            "and in another; give it the same in every arm"
-        )
-
-    items = np.empty(seen.shape)
-    items[run, item] = rows["contribution"]
-    mean = _sum_by(items, task_of, len(size)) / size
-    for i, t in np.argwhere(np.abs(mean - utility.to_numpy()) > AGREE)[:1]:
-        arm, replicate = utility.index[i]
-        raise ValueError(
-            f"arm {arm!r}, replicate {replicate}, task {utility.columns[t]!r}: contributions "
-            f"average to {mean[i, t]:.6g}, the score is {utility.iat[i, t]:.6g}; they must be the "
-            "utility's parts: score it again"
-        )
-    centred = (items - mean[:, task_of]) / (size[task_of] * len(size))
-    counts = [len(np.unique(cluster_of[task_of == t])) for t in range(len(size))]
-    return _Measured(
-        utility,
-        items,
-        _sum_by(centred, cluster_of, len(places)),
-        dict(zip(map(str, utility.columns), counts, strict=True)),
-    )
+    cluster, places = pd.factorize(items.columns.get_level_values("cluster"))
+    centred = (items.to_numpy() - mean[:, task]) / (size[task] * len(size))
+    by_cluster = pd.DataFrame(_sum_by(centred, cluster, len(places)), index=utility.index)
+    return _Measured(utility, items, by_cluster)
 
 
-def _sum_by(values: Floats, labels: NDArray[np.int64], n: int) -> Floats:
-    """Sums over the columns (runs, items) of each label: (runs, n)."""
+def _matrix(
+    rows: pd.DataFrame, columns: list[str], values: str, remedy: str, runs: pd.Index | None = None
+) -> pd.DataFrame:
+    """``values`` with one row per run and one column per distinct ``columns``, without holes."""
+    run = ["arm", "replicate"]
+    problem = rows.duplicated([*run, *columns]) | rows[columns].isna().any(axis=1)
+    if problem.any():
+        row = rows.loc[problem, [*run, *columns]].iloc[0].to_dict()
+        raise ValueError(f"{values} of {row} is there twice or has no name; {remedy}")
+    matrix = rows.pivot(index=run, columns=columns, values=values)
+    matrix = matrix if runs is None else matrix.reindex(runs)
+    for i, j in np.argwhere(~np.isfinite(matrix.to_numpy())):
+        arm, replicate = matrix.index.to_list()[i]
+        cell = matrix.columns.to_frame().iloc[j].to_dict()
+        raise ValueError(
+            f"arm {arm!r}, replicate {replicate!r} has no finite {values} of {cell}; {remedy}"
+        )
+    return matrix
+
+
+def _sum_by(values: Floats, labels: NDArray[np.intp], n: int) -> Floats:
+    """Sums over the columns of each label: (runs, items) to (runs, n)."""
     return np.stack([np.bincount(labels, row, n) for row in values])
 
 
-def _variances(contrast: Contrast, measured: _Measured) -> tuple[list[tuple[float, float]], float]:
-    """The run variance of each arm, with its df; and the item variance.
+def _variances(contrast: Contrast, measured: _Measured) -> tuple[list[tuple[float, int]], float]:
+    """Each arm's run variance with its df, and the item variance.
 
-    Two-way random effects. Let cluster g of G add to replicate r of arm a
+    Two-way random effects. Let cluster g of G add to the utility of replicate r of arm a
         y[a,g,r] = (μ[a] + A[a,r] + C[a,g] + I[a,g,r]) / G,  U[a,r] = Σ_g y[a,g,r],
-    with A, I independent of variance σ²_A, σ²_I (of each arm), and C correlated between arms, as
-    the places are the same; σ²_C is the variance of Σ c C. The contrast Σ c mean_r U then has
+    with A and I independent, of variance σ²_A and σ²_I in each arm, and C correlated between arms
+    because the places are the same; σ²_C is the variance of Σ c C. Then Σ c mean_r U has
         V = Σ c² σ²_A / R  +  σ²_C / G  +  Σ c² σ²_I / (R G).
     E[Σ c² S² / R] = Σ c² (σ²_A + σ²_I / G) / R: the first and the third term.
-    E[V_items]     = σ²_C / G + Σ c² σ²_I / (R G): the second and the third again.
-    E[W]           = Σ c² σ²_I / (R G), as the interaction's residuals have (R − 1)(G − 1) df.
+    E[V_items]     = σ²_C / G + Σ c² σ²_I / (R G): the second and again the third.
+    E[W]           = Σ c² σ²_I / (R G), since the residuals of I have (G − 1)(R − 1) df.
     So Σ c² S² / R + V_items − W counts each term once.
     """
-    runs, difference, interaction = [], 0.0, 0.0
+    runs, difference, interaction = [], np.zeros(measured.by_cluster.shape[1]), 0.0
     for arm, weight in contrast.weights.items():
-        e = measured.by_cluster[measured.rows(arm)]  # (r, g), sums to 0 over g
+        e: Floats = measured.by_cluster.xs(arm, level="arm").to_numpy()  # (r, g)
         r, g = e.shape
-        runs.append((weight**2 * float(measured.of(arm).var()) / r, r - 1.0))
-        difference = difference + weight * e.mean(axis=0)
+        runs.append((weight**2 * float(measured.of(arm).var()) / r, r - 1))
+        difference += weight * e.mean(axis=0)
         interaction += weight**2 * float(((e - e.mean(axis=0)) ** 2).sum()) / ((r - 1) * r)
-    between = float((np.asarray(difference) ** 2).sum())
-    return runs, max(0.0, between - interaction) * g / max(g - 1, 1)
+    return runs, max(0.0, float((difference**2).sum()) - interaction) * g / max(g - 1, 1)
 
 
 def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estimate:
-    """Everything that can be said of one contrast alone."""
-    utility = {arm: measured.of(arm) for arm in contrast.weights}
-    blank = Estimate(
-        contrast.name,
-        contrast.symbol,
-        contrast.meaning,
-        value=float(sum(w * utility[arm].mean() for arm, w in contrast.weights.items())),
+    """All that can be said of one contrast alone: everything but the adjustment and the kind."""
+    arms = {arm: measured.of(arm) for arm in contrast.weights}
+    value = float(sum(weight * arms[arm].mean() for arm, weight in contrast.weights.items()))
+    estimate = Estimate(
+        contrast.name, contrast.symbol, contrast.meaning, value,
         exploratory=not contrast.confirmatory,
-    )
-    single = [arm for arm, values in utility.items() if len(values) < 2]
-    if single:
+    )  # fmt: skip
+    if single := [arm for arm, u in arms.items() if len(u) < 2]:
         why = f"one replicate of {' and '.join(single)} cannot show how much runs vary"
-        return replace(blank, why=why)
-    runs, item_variance = _variances(contrast, measured)
-    parts, why = [*runs], ""
-    alone = [task for task, clusters in measured.clusters.items() if clusters < 2]
-    clusters = measured.by_cluster.shape[1]
-    if clusters < 2:
-        why = "all test items form one cluster, so the interval holds for these places only"
-    else:
-        parts.append((item_variance, clusters - 1.0))
-        if alone:
-            why = f"the test items of {' and '.join(alone)} form one cluster: its share is unknown"
-    variance = sum(v for v, _ in parts)
-    error = math.sqrt(variance)
-    estimate = replace(
-        blank,
-        standard_error=error,
-        run_variance=sum(v for v, _ in runs),
-        item_variance=item_variance if clusters > 1 else None,
-        why=why,
-    )
-    if error < EXACT:
-        compared = measured.items[np.any([measured.rows(arm) for arm in utility], axis=0)]
-        if abs(blank.value) < EXACT and np.ptp(compared, axis=0).max() < EXACT:
-            why = "every run gave the same answer on every test item"
-            return replace(estimate, low=0.0, high=0.0, kind=Kind.EQUAL, why=why)
-        why = "the runs do not vary at all, so the uncertainty cannot be estimated"
         return replace(estimate, why=why)
-    # Satterthwaite: the df of the scaled chi-square with the variance's own variance.
-    df = variance**2 / sum(v**2 / part_df for v, part_df in parts)
+    parts, item_variance = _variances(contrast, measured)
+    run_variance, clusters = sum(v for v, _ in parts), measured.by_cluster.shape[1]
+    error, why = math.sqrt(run_variance + item_variance), ""
+    if clusters > 1:
+        parts.append((item_variance, clusters - 1))
+    if lone := [task for task, places in measured.clusters.items() if places < 2]:
+        why = f"test items of {' and '.join(lone)} form one cluster: how places vary is unknown"
+    estimate = replace(
+        estimate, standard_error=error, run_variance=run_variance, why=why,
+        item_variance=item_variance if clusters > 1 else None,
+    )  # fmt: skip
+    if error < EXACT:
+        spread = np.ptp(measured.items.loc[list(arms)].to_numpy(), axis=0)
+        if max(abs(value), spread.max()) < EXACT:
+            why = "every run gave the same answer on every test item"
+            return replace(estimate, low=value, high=value, kind=Kind.EQUAL, why=why)
+        return replace(estimate, why="runs and places do not vary, so nothing can be inferred")
+    # Satterthwaite: df of the scaled chi-square that varies as much as the variance does.
+    df = error**4 / sum(v**2 / part_df for v, part_df in parts)
     reach = float(stats.t.ppf((1 + design.confidence) / 2, df)) * error
-    above = stats.t.sf((blank.value + design.margin) / error, df)
-    below = stats.t.cdf((blank.value - design.margin) / error, df)
+    above = stats.t.sf((value + design.margin) / error, df)
+    below = stats.t.cdf((value - design.margin) / error, df)
     return replace(
         estimate,
-        low=blank.value - reach,
-        high=blank.value + reach,
+        low=value - reach,
+        high=value + reach,
         df=df,
-        p=float(2 * stats.t.sf(abs(blank.value) / error, df)),
+        p=float(2 * stats.t.sf(abs(value) / error, df)),
         p_equivalence=float(max(above, below)),
         mde=detectable(error, df, design.confidence),
     )
@@ -396,50 +334,48 @@ def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estima
 
 def _decide(estimates: Sequence[Estimate], design: Design) -> tuple[Estimate, ...]:
     """Adjust within the confirmatory family and among the exploratory rest, then judge each."""
-    adjusted: dict[str, float] = {}
+    alpha, adjusted = 1 - design.confidence, dict[str, float]()
     for exploratory, method in ((False, "holm"), (True, "fdr_bh")):
         family = [e for e in estimates if e.exploratory is exploratory]
-        # A contrast without a p stays a member: a family is not made smaller by what it found.
+        # A contrast without a p stays a member: what was found does not shrink a family.
         p_values = [1.0 if e.p is None else e.p for e in family]
         adjusted |= zip((e.name for e in family), _adjust(p_values, method), strict=True)
-    alpha, judged = 1 - design.confidence, []
+    judged = []
     for e in estimates:
-        if e.p is None or e.p_equivalence is None or e.low is None or e.high is None:
-            judged.append(e)
-            continue
-        p = adjusted[e.name]
-        differs = p < alpha and (e.low > 0 or e.high < 0)
-        equal = e.p_equivalence < alpha
-        side = Kind.MORE if e.value > 0 else Kind.LESS
-        kind = Kind.EQUAL if equal else side if differs else Kind.UNDECIDED
-        judged.append(replace(e, p_adjusted=p, kind=kind, negligible=equal and differs))
+        if e.p is not None and e.p_equivalence is not None and e.low is not None:
+            differs = adjusted[e.name] < alpha  # which implies an interval without 0
+            side = Kind.MORE if e.value > 0 else Kind.LESS
+            equal = e.p_equivalence < alpha
+            kind = Kind.EQUAL if equal else side if differs else Kind.UNDECIDED
+            e = replace(e, p_adjusted=adjusted[e.name], kind=kind, negligible=equal and differs)
+        judged.append(e)
     return tuple(judged)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the chance of any false claim in the family stays at alpha."""
+    """Holm's step-down adjustment, which bounds the chance of any false claim in the family."""
     return _adjust(p_values, "holm")
 
 
 def _adjust(p_values: Sequence[float], method: str) -> list[float]:
-    return [float(p) for p in multipletests(p_values, method=method)[1]] if len(p_values) else []
+    return [float(p) for p in multipletests(p_values, method=method)[1]] if p_values else []
 
 
 def detectable(standard_error: float, df: float, confidence: float = 0.95) -> float:
     """The effect that the two-sided t test at 1 − confidence finds with 80 % power.
 
-    Root of the noncentral t distribution's power. Only where that cannot be solved, the
-    approximation (t of 1 − alpha/2 + t of 0.8) · standard error stands in.
+    Root of the noncentral t distribution's power. Only if that cannot be solved, the approximation
+    (t of 1 − alpha/2 + t of 0.8) · standard_error stands in; at df below 3 it is too small.
     """
     critical = float(stats.t.ppf((1 + confidence) / 2, df))
+    approximate = critical + float(stats.t.ppf(POWER, df))
 
     def lacking(shift: float) -> float:
-        upper, lower = stats.nct.sf(critical, df, shift), stats.nct.cdf(-critical, df, shift)
-        return float(upper + lower) - POWER
+        # SciPy gives NaN for some lower tails, all of which are below 1e-12.
+        lower = np.nan_to_num(stats.nct.cdf(-critical, df, shift))
+        return float(stats.nct.sf(critical, df, shift) + lower) - POWER
 
-    approximate = critical + float(stats.t.ppf(POWER, df))
     try:
-        # The approximation errs by little, and upwards at small df: a bracket of 0 to twice it.
         return standard_error * float(optimize.brentq(lacking, 0.0, 2 * approximate))
     except (ValueError, RuntimeError):
         return standard_error * approximate
@@ -447,32 +383,93 @@ def detectable(standard_error: float, df: float, confidence: float = 0.95) -> fl
 
 def _pearson(one: pd.Series[float], other: pd.Series[float]) -> float | None:
     """Correlation over common replicates; None below three or without variance."""
-    a, b = (values.to_numpy() for values in one.align(other, join="inner"))
+    a, b = (u.to_numpy() for u in one.align(other, join="inner"))
     if len(a) < 3 or min(np.ptp(a), np.ptp(b)) < EXACT:
         return None
     return float(stats.pearsonr(a, b).statistic)
 
 
 def _task(name: str, rows: pd.DataFrame, clusters: int) -> dict[str, Any]:
-    """A task's raw metric by arm and baseline, mean over replicates."""
+    """A task's raw metric, mean over replicates, of every arm and baseline."""
     raw = {str(arm): float(value) for arm, value in rows.groupby("arm")["value"].mean().items()}
-    order = [arm.value for arm in Role if arm in raw] + sorted(set(raw) - set(Role))
-    first = rows.iloc[0]
+    roles = [arm.value for arm in Role if arm in raw]
     return {
         "task": name,
-        "metric": str(first["metric"]),
-        "floor": float(first["floor"]),
-        "ceiling": float(first["ceiling"]),
-        "n_test": int(first["n_test"]),
+        "metric": str(rows["metric"].iloc[0]),
+        "floor": float(rows["floor"].iloc[0]),
+        "ceiling": float(rows["ceiling"].iloc[0]),
+        "n_test": int(rows["n_test"].iloc[0]),
         "clusters": clusters,
-        "means": {arm: raw[arm] if math.isfinite(raw[arm]) else None for arm in order},
-        "substitution": raw["mix"] - raw["solo"],
+        "means": {arm: _finite(raw[arm]) for arm in [*roles, *sorted(set(raw) - set(roles))]},
+        "substitution": _finite(raw["mix"] - raw["solo"]),
     }
 
 
-def _points(utility: float | None, signed: bool = True, digits: int = 1) -> str:
-    """Utility in points with a true minus sign; a rounded zero has no sign."""
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _points(utility: float | None, sign: str = "+") -> str:
+    """Utility in points, with a true minus; what rounds to zero has no sign."""
     if utility is None:
         return "n/a"
-    text = f"{100 * utility:+.{digits}f}" if signed else f"{100 * utility:.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+    text = f"{100 * utility:{sign}.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+def _side(e: Estimate) -> str:
+    """The kind, with a difference that is real but too small to matter spelled out."""
+    side = Kind.MORE if e.value > 0 else Kind.LESS
+    return f"{e.kind} ({side}, but negligible)" if e.negligible else str(e.kind)
+
+
+def _sentence(e: Estimate, design: Design, replicates: Sequence[int]) -> str:
+    """The substitution in words."""
+    plural = "" if replicates == [1] else "s"
+    text = (
+        f"{_side(e).capitalize()}: with {' to '.join(map(str, replicates))} replicate{plural}, "
+        f"pretraining on {'+'.join(design.mix)} instead of {design.target} alone changed the score "
+        f"on {design.target}'s tasks by {_points(e.value)} points"
+    )
+    if e.low is not None:
+        interval = f"{_points(e.low)} to {_points(e.high)}"
+        text += f" ({100 * design.confidence:g} % interval {interval})"
+    if e.kind is Kind.UNDECIDED and e.mde is not None:
+        text += f"; an effect below {_points(e.mde, '')} points is too small for this design to see"
+    if e.kind is Kind.EQUAL:
+        text += f"; differences within ±{_points(design.margin, '')} points count as equal"
+        if e.mde is not None:
+            text += f", and one of {_points(e.mde, '')} would have been detected with 80 % power"
+    return f"{text}; {e.why}." if e.why else f"{text}."
+
+
+def table(verdict: Verdict) -> str:
+    """Arms, estimates and the identity as aligned plain text, in points, for a terminal."""
+    lines = ["arm       utility ± SD   replicates"]
+    for arm, u in verdict.arms.items():
+        n = len(u["replicates"])
+        spread = _points(float(np.std(u["replicates"], ddof=1)) if n > 1 else None, "")
+        lines.append(f"{arm:6}{_points(u['utility'], ''):>8} ± {spread:<5}   {n}")
+    interval = f"{100 * verdict.confidence:g} % interval"
+    lines += [
+        "",
+        f"{'contrast':16}{'points':>8}  {interval:18}{'p':>7}{'adj. p':>8}{'MDE':>7}  kind",
+    ]
+    for e in verdict.estimates:
+        name = f"{e.symbol} {e.name}{'*' if e.exploratory else ''}"
+        reach = "n/a" if e.low is None else f"{_points(e.low)} to {_points(e.high)}"
+        p, adjusted = ("n/a" if x is None else f"{x:.3f}" for x in (e.p, e.p_adjusted))
+        lines.append(
+            f"{name:16}{_points(e.value):>8}  {reach:18}{p:>7}{adjusted:>8}"
+            f"{_points(e.mde, ''):>7}  {_side(e)}"
+        )
+    lines += [f"{e.symbol}: {e.why}" for e in verdict.estimates if e.why]
+    if any(e.exploratory for e in verdict.estimates):
+        lines += ["* exploratory: p adjusted after Benjamini and Hochberg, not Holm"]
+    if verdict.identity_residual is not None:
+        value = {e.name: f"{100 * e.value:+.2f}".replace("-", "−") for e in verdict.estimates}
+        lines += [
+            f"identity Δ = α − δ: {value['substitution']} = {value['addition']} − "
+            f"({value['dilution']}), residual {abs(verdict.identity_residual):.0e}"
+        ]
+    return "\n".join(lines)

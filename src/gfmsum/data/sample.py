@@ -84,5 +84,8 @@ class Source(Protocol):
     def tasks(self, sensor: str) -> list[Task]:
         """The sensor's tasks, without pixels; empty if it has no labels here."""
 
+    def unsupported(self, sensor: str) -> list[tuple[str, str]]:
+        """Names and kinds of the sensor's tasks that no probe can score."""
+
     def labelled(self, task: Task, size_px: int) -> Labelled:
         """The task's items: the same for every arm and replicate."""

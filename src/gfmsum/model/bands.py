@@ -20,8 +20,8 @@ from gfmsum.sensors import Band
 _POLARISATIONS = ("H", "V")
 # Periods in natural-log units. Wavelengths from 0.4 to 2.5 um span 1.8: the longest period orders all
 # of them, the shortest tells B8 from B8A (0.04 apart) without making them orthogonal.
-_WAVELENGTH_PERIODS = (0.25, 8.0)
-_WIDTH_PERIODS = (1.0, 16.0)  # FWHM from 10 to 200 nm spans 3.0
+_WAVELENGTH_PERIODS = (0.5, 8.0)
+_WIDTH_PERIODS = (8.0, 32.0)  # FWHM from 10 to 200 nm spans 3.0; it refines, the centre decides
 _GSD_PERIODS = (4.0, 32.0)  # GSD from 0.3 m to 1 km spans 8.1
 _FREQUENCIES = 8
 

@@ -1,0 +1,167 @@
+"""The main job: ``python -m gfmsum.ablate sensor=s1 mix=all``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gfmsum.config import ConfigError, load
+
+if TYPE_CHECKING:
+    from gfmsum.job import Job
+    from gfmsum.study import Outcome, Study, Watcher
+
+HELP = """\
+Does pretraining on several sensors beat pretraining on the one you care about?
+
+usage: python -m gfmsum.ablate [key=value ...]
+
+Pretrains, under one budget, a model on the target sensor alone (solo), on the target's share of the
+mix alone (share), on the whole mix (mix), and leaves one untrained (floor); probes the frozen encoders on the
+target's tasks; and says more, less, equal or undecided.
+
+  sensor=s1           the target: s1, s2, landsat, naip or modis
+  mix=all             what the mixed arm sees: all, s1+s2, all-s1, ...
+  data=synthetic      procedural scenes, which check the instrument; or
+  data=local          a folder of real pixels with an index.json:  data.root=FOLDER
+  budget=tiny         what each arm may spend: tiny, or micro (seconds per run)
+  replicates=3        independent pretrainings of each arm
+  seed=0              of everything random
+  margin=0.01         utility within which arms count as equal
+  out=FOLDER          results; default runs/<name of the study>
+  store=runs/store    finished runs, reused by every study that needs them
+  device=auto         auto, cpu or cuda
+  jobs=0              runs at a time; 0: one per CPU core, or one on a GPU
+  threads=1           CPU threads of each run
+
+Fields of the groups are set with dots: budget.seen=30000 budget.model.depth=6 data.world=1
+Words follow Hydra's grammar. --cfg prints the resolved configuration and stops; --help this text.
+
+The folder holds report.html, verdict.json, scores.parquet, predictions.parquet, curves.parquet,
+ledger.json, config.yaml, reconstructions.npz and the tracked runs under wandb/ (offline
+unless you are logged in to Weights & Biases).
+"""
+
+
+class Progress:
+    """A bar over the samples of all jobs, and a line for each that ends."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from tqdm import tqdm
+
+        from gfmsum.job import missing
+
+        self.jobs = jobs
+        # Probing has to be paid for too: count it as a tenth of a run, so that time left is fair.
+        self.costs = [
+            (job.run.budget.seen if job.run and missing(job)[0] else 0) for job in jobs
+        ]
+        self.probing = max(200, max(self.costs) // 10)
+        self.seen = [0] * len(jobs)
+        self.bar = tqdm(
+            total=sum(self.costs) + self.probing * len(jobs),
+            unit=" samples",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 15,
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}",
+        )
+        self.ended = 0
+        self.bar.set_postfix_str(f"0 of {len(jobs)} jobs done")
+
+    def progress(self, job: int, seen: int) -> None:
+        self.bar.update(seen - self.seen[job])
+        self.seen[job] = seen
+
+    def done(self, job: int) -> None:
+        self.bar.update(self.costs[job] - self.seen[job] + self.probing)
+        self.seen[job] = self.costs[job]
+        self.ended += 1
+        run = self.jobs[job].run
+        what = f"pretrained on {'+'.join(run.sees)}" if run and run.sees else "needs no training"
+        spent = f"{self.bar.format_dict['elapsed']:.0f} s"
+        self.bar.write(
+            f"[{self.ended}/{len(self.jobs)}] {spent:>6}  {self.jobs[job].label:<11} {what}, probed",
+            file=sys.stderr,
+        )
+        self.bar.set_postfix_str(f"{self.ended} of {len(self.jobs)} jobs done")
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+@contextmanager
+def show(jobs: list[Job]) -> Iterator[Watcher]:
+    """Progress of the jobs on standard error."""
+    progress = Progress(jobs)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def ablate(*words: str) -> Outcome:
+    """The main job from Python: the same words as on the command line.
+
+    Returns:
+        The verdict, what must be said first, and the study's folder.
+
+    Raises:
+        ConfigError: if the words ask for what cannot be done.
+        EngineError: if a run fails.
+    """
+    from gfmsum.study import conduct, plan
+
+    return conduct(plan(load(words)), show)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    words = [word for word in arguments if word != "--cfg"]
+    try:
+        config = load(words)
+        from gfmsum.study import config_yaml, conduct, plan
+
+        study = plan(config)
+        if len(words) < len(arguments):
+            print(config_yaml(study), end="")
+            return 0
+    except ConfigError as error:
+        print(f"gfmsum: {error}", file=sys.stderr)
+        return 2
+
+    from gfmsum.engine import EngineError
+    from gfmsum.verdict import table
+
+    say(study)
+    try:
+        outcome = conduct(study, show)
+    except EngineError as error:
+        print(f"gfmsum: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gfmsum: stopped; finished runs are kept and will be reused", file=sys.stderr)
+        return 130
+    print("\n".join(outcome.caveats), table(outcome.verdict), outcome.verdict.sentence, sep="\n\n")
+    print(f"\nreport: {outcome.folder / 'report.html'}")
+    return 0
+
+
+def say(study: Study) -> None:
+    """What is about to be done."""
+    budget = study.config.budget
+    print(
+        f"{study.name}: target {study.config.sensor}, mix {study.mix}, "
+        f"{len(study.tasks)} tasks, {study.config.replicates} replicates; "
+        f"each arm {budget.unique} locations, {budget.seen} samples seen",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

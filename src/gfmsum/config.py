@@ -1,0 +1,202 @@
+"""The configuration of a study: every default, and the only place where strings become values.
+
+``key=value`` words follow Hydra's grammar and are composed by Hydra (groups ``data`` and ``budget``,
+dotted keys inside them); what comes out are frozen, checked dataclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from gfmsum.budget import BUDGETS, Budget
+from gfmsum.records import plain
+from gfmsum.sensors import unknown
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticConfig:
+    """Procedural scenes whose truth is known."""
+
+    world: int = 0  # which planet
+    train: int = 600  # labelled items per sensor
+    val: int = 200
+    test: int = 400
+
+    def __post_init__(self) -> None:
+        for part in ("train", "val", "test"):
+            if getattr(self, part) < 60:
+                raise ConfigError(
+                    f"data.{part}={getattr(self, part)} must be at least 60, ten for each class"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """A folder of real pixels with an index.json, read in place."""
+
+    root: str = ""
+
+
+DATA: Mapping[str, type[SyntheticConfig | LocalConfig]] = MappingProxyType(
+    {"synthetic": SyntheticConfig, "local": LocalConfig}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AblationConfig:
+    """One study: whose tasks are probed, what the mixed arm sees, and what each arm may spend."""
+
+    sensor: str = "s1"  # the target: whose tasks are probed
+    mix: str = "all"  # what the mixed arm sees: all, s1+s2, all-s1, ...
+    replicates: int = 3  # independent pretrainings of each arm
+    seed: int = 0
+    margin: float = 0.01  # utility within which arms count as equal; 0.01 is one point
+    out: str = ""  # folder of the results; under runs/ if empty
+    store: str = "runs/store"  # folder of finished runs, shared by studies
+    device: str = "auto"  # auto, cpu or cuda
+    jobs: int = 0  # runs at a time; 0: one per CPU core, or one on a GPU
+    threads: int = 1  # CPU threads of each run
+    data: SyntheticConfig | LocalConfig = field(default_factory=SyntheticConfig)
+    budget: Budget = field(default_factory=lambda: BUDGETS["tiny"])
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicates", 1), ("seed", 0), ("jobs", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
+        if not 0 < self.margin < 1:
+            raise ConfigError(
+                f"margin={self.margin} must lie between 0 and 1; 0.01 is one point of utility"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda")))
+
+    @property
+    def data_name(self) -> str:
+        return next(name for name, kind in DATA.items() if isinstance(self.data, kind))
+
+    def question(self) -> dict[str, Any]:
+        """What decides the numbers: everything but where and how fast."""
+        here = ("out", "store", "device", "jobs", "threads")
+        return {name: value for name, value in plain(self).items() if name not in here}
+
+
+def load(words: Sequence[str]) -> AblationConfig:
+    """Read ``key=value`` words.
+
+    Raises:
+        ConfigError: one line with value, rule and remedy.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    tree, choice = _tree(), {"data": "synthetic", "budget": "tiny"}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            raise ConfigError(f"cannot read {word!r}: write key=value, like sensor=s2") from None
+        key, value = override.key_or_group, override.value()
+        if (
+            override.is_sweep_override()
+            or override.is_delete()
+            or override.is_add()
+            or isinstance(value, dict | list)
+        ):
+            raise ConfigError(f"cannot use {word!r}: one study takes one plain value per key")
+        if key in choice:
+            if value not in tree[key]:
+                raise ConfigError(unknown(key, str(value), tree[key]))
+            choice[key] = str(value)
+    known = {name: default for name, default in tree.items() if name not in choice}
+    known |= {group: tree[group][name] for group, name in choice.items()}
+    for word in words:
+        key = word.split("=", 1)[0]
+        if key not in choice and key not in (leaves := _leaves(known)):
+            raise ConfigError(unknown("option", key, leaves))
+    composed = _compose(tree, words)
+    budget = _build(Budget, composed["budget"], "budget.")
+    data = _build(DATA[choice["data"]], composed["data"], "data.")
+    rest = {name: value for name, value in composed.items() if name not in choice}
+    config: AblationConfig = _build(AblationConfig, rest | {"data": data, "budget": budget}, "")
+    return config
+
+
+def _tree() -> dict[str, Any]:
+    """Every default as plain values; under a group's name, one tree per choice."""
+    tree: dict[str, Any] = plain(AblationConfig())
+    tree["data"] = {name: plain(kind()) for name, kind in DATA.items()}
+    tree["budget"] = {name: plain(budget) for name, budget in BUDGETS.items()}
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of all values in a tree."""
+    names = []
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        names += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return names
+
+
+def _compose(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    store = ConfigStore.instance()
+    for group in ("data", "budget"):
+        for name, node in tree[group].items():
+            store.store(group=group, name=name, node=node)
+    top = {name: value for name, value in tree.items() if name not in ("data", "budget")}
+    defaults = [{"data": "synthetic"}, {"budget": "tiny"}, "_self_"]
+    store.store(name="ablation", node={"defaults": defaults, **top})
+    GlobalHydra.instance().clear()
+    try:
+        with initialize(version_base=None, config_path=None):
+            composed = compose(config_name="ablation", overrides=list(words))
+        container = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
+    """A dataclass from plain values, each checked against its field's type."""
+    hints = get_type_hints(kind)
+    built = {}
+    for item in fields(kind):
+        value, wanted = values[item.name], hints[item.name]
+        if is_dataclass(value):
+            built[item.name] = value
+        elif is_dataclass(wanted):
+            built[item.name] = _build(wanted, value, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            built[item.name] = _scalar(value, wanted, f"{prefix}{item.name}")
+    try:
+        return kind(**built)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _scalar(value: object, wanted: type, name: str) -> object:
+    if wanted is str and not isinstance(value, bool | dict | list | None):
+        return str(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, wanted) and not isinstance(value, bool):
+        return value
+    words = {int: "a whole number", float: "a number", str: "text"}
+    raise ConfigError(f"{name}={value!r} must be {words[wanted]}")

@@ -1,0 +1,1 @@
+"""What frozen features are worth: tasks' metrics, features, and the probes fitted on them."""

@@ -1,0 +1,298 @@
+"""A study: plan arms and replicates, reuse what exists, run the rest, and judge."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from gfmsum import engine
+from gfmsum.config import AblationConfig, ConfigError
+from gfmsum.data.sample import Source
+from gfmsum.data.sources import open_source
+from gfmsum.job import Job, missing, probe_key
+from gfmsum.mix import Mix
+from gfmsum.records import Arm, Role, Run, Task, fingerprint, plain
+from gfmsum.sensors import SENSORS, unknown
+from gfmsum.store import Store, to_json, write_bytes, write_text
+from gfmsum.verdict import Design, Verdict, judge
+
+
+class Watcher(Protocol):
+    """Who is told how the jobs get on."""
+
+    def progress(self, job: int, seen: int) -> None:
+        """Job number ``job`` has shown ``seen`` samples."""
+
+    def done(self, job: int) -> None:
+        """Job number ``job`` has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a study found, and where all of it lies."""
+
+    verdict: Verdict
+    caveats: tuple[str, ...]  # to be read before the verdict, the gravest first
+    folder: Path
+
+
+type Watch = Callable[[list[Job]], AbstractContextManager[Watcher]]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Everything that is fixed before the first run."""
+
+    config: AblationConfig
+    source: Source
+    mix: Mix
+    tasks: tuple[Task, ...]
+    runs: dict[tuple[Role, int], Run]
+    name: str
+    out: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.config.store))
+
+    @property
+    def key(self) -> str:
+        return probe_key(self.config.sensor, self.config.data, self.source.identity)
+
+    def jobs(self) -> list[Job]:
+        """One job per distinct run and one for the baselines, the longest first."""
+        labels: dict[str, tuple[str, Run]] = {}
+        for (role, replicate), run in self.runs.items():
+            labels.setdefault(run.fingerprint, (f"{role} {replicate}", run))
+        ordered = sorted(labels.values(), key=lambda item: -item[1].budget.seen)
+        runs: list[tuple[str, Run | None]] = [*ordered, ("baselines", None)]
+        return [
+            Job(
+                run=run,
+                label=label,
+                sensor=self.config.sensor,
+                key=self.key,
+                data=self.config.data,
+                store=Path(self.config.store),
+                study=self.name,
+                out=self.out,
+                device=self.config.device,
+                threads=self.config.threads,
+            )
+            for label, run in runs
+        ]
+
+
+def plan(config: AblationConfig) -> Study:
+    """Settle a study from its configuration; writes nothing.
+
+    Raises:
+        ConfigError: one line, if the data cannot be read or do not allow the study.
+    """
+    target = config.sensor
+    try:
+        source = open_source(config.data)
+        if target not in SENSORS:
+            raise ConfigError(unknown("sensor", target, SENSORS))
+        tasks = tuple(source.tasks(target))
+        if not tasks:
+            able = [name for name in source.sensors if source.tasks(name)]
+            raise ConfigError(
+                f"sensor {target!r} has no labels in data={config.data_name}, so it cannot be "
+                f"probed; choose from {', '.join(able)}"
+            )
+        if target not in source.sensors:
+            raise ConfigError(
+                f"sensor {target!r} has no pretraining samples in data={config.data_name}; "
+                f"choose from {', '.join(source.sensors)}"
+            )
+        mix = Mix.parse(config.mix, list(source.sensors))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if mix.sensors == (target,):
+        raise ConfigError(
+            f"mix={config.mix} holds only the target {target!r}: there is nothing to compare; "
+            "add a sensor, or use mix=all"
+        )
+    arms = (
+        Arm(Role.SOLO, Mix.equal([target]), (target,)),
+        Arm(Role.SHARE, mix, (target,) if mix.share(target) else ()),
+        Arm(Role.MIX, mix, mix.sensors),
+        Arm(Role.FLOOR, Mix(()), ()),
+    )
+    identity = dict(source.identity)
+    runs = {
+        (arm.role, replicate): Run.of(arm, config.budget, identity, config.seed, replicate)
+        for arm in arms
+        for replicate in range(config.replicates)
+    }
+    # The same question on the same data has the same name, wherever the data lie.
+    question = config.question() | {"data": identity}
+    name = (
+        f"{target}-{config.mix}-{config.data_name}-{config.budget.name}-{fingerprint(question)[:6]}"
+    )
+    return Study(config, source, mix, tasks, runs, name, Path(config.out or f"runs/{name}"))
+
+
+def conduct(study: Study, watch: Watch) -> Outcome:
+    """Run what is missing, judge, and write the study's folder.
+
+    Args:
+        study: what :func:`plan` gave.
+        watch: called with the jobs to do, gives who is told of their progress.
+
+    Raises:
+        EngineError: when a run fails; finished runs are kept for the next call.
+    """
+    from gfmsum.report import render
+
+    jobs = study.jobs()
+    todo = [job for job in jobs if any(missing(job))]
+    reused = {job.run.fingerprint for job in jobs if job.run and not missing(job)[0]}
+    # The question, the margin and the ends of the tasks' scales are on disk before the first run.
+    write_text(study.out / "config.yaml", config_yaml(study))
+    if todo:
+        at_once = engine.workers(study.config.jobs, study.config.device, len(todo))
+        with watch(todo) as watcher:
+            for index in engine.run_here(todo, at_once, watcher.progress):
+                watcher.done(index)
+    scores, predictions = collect(study)
+    design = Design(study.config.sensor, study.mix.sensors, margin=study.config.margin)
+    verdict = judge(scores, predictions, design)
+    notes = caveats(study)
+    for name, frame in (
+        ("scores", scores), ("predictions", predictions), ("curves", curves(study)),
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_bytes(study.out / f"{name}.parquet", buffer.getvalue())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **study.store.pictures(study.runs[Role.MIX, 0]))  # type: ignore[arg-type]
+    write_bytes(study.out / "reconstructions.npz", buffer.getvalue())
+    write_text(study.out / "ledger.json", to_json(ledgers(study, reused)))
+    write_text(study.out / "verdict.json", to_json(describe(study, verdict, notes)))
+    render(study.out)
+    return Outcome(verdict, tuple(notes), study.out)
+
+
+def config_yaml(study: Study) -> str:
+    """The resolved configuration, the tasks with their scales, and the names of the runs."""
+    from omegaconf import OmegaConf
+
+    content = {
+        "study": study.name,
+        "config": study.config.question(),
+        "mix": {name: str(share) for name, share in study.mix.shares},
+        "tasks": plain(study.tasks),
+        "runs": {
+            f"{role} {replicate}": run.fingerprint for (role, replicate), run in study.runs.items()
+        },
+    }
+    return OmegaConf.to_yaml(OmegaConf.create(content))
+
+
+def collect(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All scores and predictions of a study, baselines included, from the store."""
+    parts = [
+        tuple(
+            frame.assign(arm=str(role), replicate=replicate, run=run.fingerprint)
+            for frame in study.store.load_probes(run, study.key)
+        )
+        for (role, replicate), run in study.runs.items()
+    ]
+    parts.append(
+        tuple(
+            frame.assign(replicate=0, run="")
+            for frame in study.store.load_probes(None, study.key)
+        )
+    )
+    scores, predictions = (pd.concat(frames, ignore_index=True) for frames in zip(*parts))
+    lead = ["arm", "replicate", "run"]
+    return scores, predictions[lead + [c for c in predictions.columns if c not in lead]]
+
+
+def curves(study: Study) -> pd.DataFrame:
+    """The learning curves of all runs."""
+    return pd.concat(
+        [
+            study.store.curve(run).assign(arm=str(role), replicate=replicate, run=run.fingerprint)
+            for (role, replicate), run in study.runs.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def ledgers(study: Study, reused: set[str]) -> dict[str, Any]:
+    """What each run spent, and whether it was there before this call."""
+    entries = {}
+    for (role, replicate), run in study.runs.items():
+        entries[f"{role} {replicate}"] = {
+            "arm": str(role),
+            "replicate": replicate,
+            "run": run.fingerprint,
+            "sees": list(run.sees),
+            **study.store.ledger(run),
+            "reused": run.fingerprint in reused,
+        }
+    return {"runs": entries}
+
+
+def describe(study: Study, verdict: Verdict, notes: list[str]) -> dict[str, Any]:
+    """The verdict with what was compared, under which budget, and what must be said first."""
+    config, budget = study.config, study.config.budget
+    return {
+        "schema": 1,
+        "study": study.name,
+        "data": config.data_name,
+        "budget": budget.name,
+        "replicates": config.replicates,
+        "seed": config.seed,
+        "unique": budget.unique,
+        "seen": budget.seen,
+        **verdict.as_dict(),
+        "caveats": notes,
+        "compute": {str(role): ledger["flops"] for role, ledger in spent(study).items()},
+    }
+
+
+def spent(study: Study) -> dict[Role, dict[str, Any]]:
+    """The ledger of each arm's first replicate; all replicates spend the same."""
+    return {role: study.store.ledger(study.runs[role, 0]) for role in Role}
+
+
+def caveats(study: Study) -> list[str]:
+    """What a reader must know before the verdict, the gravest first."""
+    ledger = spent(study)
+    budget, notes = study.config.budget, list(study.source.caveats)
+    wanted = {
+        Role.SOLO: {study.config.sensor: budget.unique},
+        Role.MIX: {name: len(part) for name, part in study.mix.split(budget.unique).items()},
+    }
+    for role, counts in wanted.items():
+        for sensor, count in counts.items():
+            held = study.source.available(sensor, budget.model.image_px)
+            if held is not None and held < count:
+                seen = ledger[role]["seen_by_sensor"][sensor]
+                notes.append(
+                    f"Not a matched comparison: the {role} arm wants {count} samples of {sensor}, "
+                    f"but only {held} exist; each was shown {seen / held:.0f} times on average."
+                )
+    flops = [ledger[role]["flops"] for role in (Role.SOLO, Role.SHARE, Role.MIX)]
+    flops = [value for value in flops if value]
+    if max(flops) / min(flops) > 1.05:
+        notes.append(
+            f"Samples are matched; compute differs by {max(flops) / min(flops) - 1:.0%} between "
+            "arms, because sensors have different numbers of bands."
+        )
+    for name, kind in study.source.unsupported(study.config.sensor):
+        notes.append(f"Not probed: {name}, for there is no probe of kind {kind} yet.")
+    return notes

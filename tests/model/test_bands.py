@@ -1,0 +1,106 @@
+"""The dynamic band embedding: what it must not confuse, and what must not matter to it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gfmsum.model.bands import BandEmbedding, BandKernels, BandPrediction, band_features
+from gfmsum.sensors import LANDSAT, MODIS, S1, S2, Band, Unit
+
+
+@pytest.fixture
+def embedding() -> BandEmbedding:
+    torch.manual_seed(0)
+    return BandEmbedding(code_width=64, patch_px=4, width=128).eval()
+
+
+def patches(bands: int, seed: int = 0) -> Tensor:
+    return torch.randn(2, 5, bands, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_order_of_bands_does_not_matter(embedding: BandEmbedding) -> None:
+    x = patches(13)
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(1)).tolist()
+    shuffled = embedding(x[:, :, order], [S2.bands[i] for i in order])
+    torch.testing.assert_close(shuffled, embedding(x, S2.bands), rtol=0, atol=1e-6)
+
+
+def test_swapping_the_polarisations_matters(embedding: BandEmbedding) -> None:
+    x = patches(2)
+    change = (embedding(x[:, :, [1, 0]], S1.bands) - embedding(x, S1.bands)).abs().mean()
+    assert change > 0.1 * embedding(x, S1.bands).abs().mean()
+
+
+@pytest.mark.parametrize("count", [1, 2, 13, 224])
+def test_any_number_of_bands(embedding: BandEmbedding, count: int) -> None:
+    bands = [
+        Band(f"b{i}", 30, Unit.REFLECTANCE, 0.4 + 2.1 * i / 224, 0.01) for i in range(count)
+    ]
+    tokens = embedding(patches(count), bands)
+    assert tokens.shape == (2, 5, 128)
+    assert tokens.isfinite().all()
+
+
+def test_tokens_of_white_pixels_have_the_same_size_for_one_band_or_many(
+    embedding: BandEmbedding,
+) -> None:
+    one = embedding(patches(1), S2.bands[:1])
+    assert 0.2 < one.std().item() < 5
+
+
+def test_codes_are_as_near_as_the_physics() -> None:
+    torch.manual_seed(0)
+    kernels = BandKernels(64, 16, 128)
+
+    def code(band: Band) -> Tensor:
+        return kernels.codes([band])[0]
+
+    def near(a: Band, b: Band) -> float:
+        return torch.cosine_similarity(code(a), code(b), dim=0).item()
+
+    (red, nir, narrow), (landsat_red,) = S2.select(["B04", "B08", "B8A"]), LANDSAT.select(["B4"])
+    assert near(red, landsat_red) > near(red, nir)
+    assert near(landsat_red, red) > near(landsat_red, nir)
+    assert 0.5 < near(nir, narrow) < 0.999
+    assert not torch.allclose(code(S1.bands[0]), code(S1.bands[1]))
+
+
+def test_width_and_gsd_are_part_of_the_features() -> None:
+    (red,) = S2.select(["B04"])
+    same, _ = band_features([red])
+    for changed in (replace(red, gsd_m=20.0), replace(red, fwhm_um=0.3)):
+        other, _ = band_features([changed])
+        assert not torch.allclose(same, other)
+
+
+def test_radar_has_no_wavelength() -> None:
+    features, polarisations = band_features(S1.bands)
+    assert (features[:, :32] == 0).all()
+    assert polarisations.tolist() == [[2, 2], [2, 1]]  # V is 2, H is 1, 0 is optical
+
+
+def test_a_channel_too_many_is_refused(embedding: BandEmbedding) -> None:
+    with pytest.raises(ValueError, match="3 channels for 2 bands"):
+        embedding(patches(3), S1.bands)
+    with pytest.raises(ValueError, match="at least one band"):
+        embedding(patches(0), [])
+
+
+def test_predictions_follow_the_order_of_the_bands() -> None:
+    torch.manual_seed(0)
+    prediction = BandPrediction(64, 4, 64).eval()
+    tokens = torch.randn(2, 5, 64)
+    order = [3, 0, 6, 1, 2, 5, 4]
+    direct = prediction(tokens, MODIS.bands)
+    assert direct.shape == (2, 5, 7, 16)
+    shuffled = prediction(tokens, [MODIS.bands[i] for i in order])
+    torch.testing.assert_close(shuffled, direct[:, :, order], rtol=0, atol=1e-6)
+
+
+def test_the_mean_over_bands_is_a_plain_loop(embedding: BandEmbedding) -> None:
+    x = patches(2)
+    kernels, context = embedding.kernels(S1.bands)
+    want = embedding.bias(context) + sum(x[:, :, i] @ kernels[i] for i in range(2)) / 2
+    torch.testing.assert_close(embedding(x, S1.bands), want, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,122 @@
+"""The masked autoencoder: what is hidden stays hidden, and mixing sensors changes nothing."""
+
+import pytest
+import torch
+
+from gfmsum.budget import TINY
+from gfmsum.model.mae import MaskedAutoencoder, View, group_statistics
+from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS
+
+
+@pytest.fixture(scope="module")
+def mae() -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    return MaskedAutoencoder(TINY).eval()
+
+
+def view(name: str, images: int = 3, seed: int = 0) -> View:
+    sensor = SENSORS[name]
+    rng = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(images, len(sensor.bands), 32, 32, generator=rng)
+    return pixels, sensor.bands, sensor.gsd_m
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_visible_patches_are_distinct_sorted_and_as_many_as_the_ratio_says(
+    mae: MaskedAutoencoder,
+) -> None:
+    visible = mae.choose_visible(50, 64, rng())
+    assert visible.shape == (50, TINY.visible) == (50, 16)
+    assert (visible.diff(dim=1) > 0).all()
+    assert visible.min() >= 0 and visible.max() < 64
+    assert len({tuple(row.tolist()) for row in visible}) > 45
+
+
+def test_a_mixed_batch_equals_the_sensors_one_by_one(mae: MaskedAutoencoder) -> None:
+    views = [view(name) for name in SENSORS]
+    together = mae(views, rng(1))
+    # The masks of a mixed step are drawn for all its images at once.
+    visible = mae.choose_visible(3 * len(views), 64, rng(1)).split(3)
+    for one, errors, chosen in zip(views, together, visible, strict=True):
+        alone = MaskedAutoencoder.__new__(MaskedAutoencoder)
+        alone.__dict__ = dict(mae.__dict__)
+        object.__setattr__(alone, "choose_visible", lambda *_, chosen=chosen: chosen)
+        torch.testing.assert_close(alone([one], rng())[0], errors, rtol=0, atol=1e-5)
+
+
+def test_hidden_pixels_do_not_leak_into_the_prediction(mae: MaskedAutoencoder) -> None:
+    pixels, bands, gsd = view("s2")
+    filled, hidden = mae.reconstruct((pixels, bands, gsd), rng())
+    # Same mean and deviation per band group, so that the target's scale stays the same too.
+    turned = torch.where(hidden, pixels.flip(0), pixels)
+    _, guess_a, _ = _normalised(mae, pixels, bands, gsd)
+    _, guess_b, _ = _normalised(mae, turned, bands, gsd)
+    torch.testing.assert_close(guess_a, guess_b, rtol=0, atol=1e-5)
+    assert hidden.float().mean() == pytest.approx(0.75)
+    torch.testing.assert_close(
+        torch.where(hidden, 0.0, filled), torch.where(hidden, 0.0, pixels), rtol=0, atol=0
+    )
+
+
+def _normalised(mae: MaskedAutoencoder, pixels, bands, gsd):  # type: ignore[no-untyped-def]
+    predicted, hidden, targets = mae._predict([(pixels, bands, gsd)], rng())
+    return hidden, predicted[0], targets
+
+
+def test_the_error_is_the_mean_square_over_hidden_patches_in_group_units(
+    mae: MaskedAutoencoder,
+) -> None:
+    one = view("naip")
+    (error,) = mae([one], rng(2))
+    hidden, guess, ((patches, _),) = _normalised_at(mae, one, 2)
+    for image in range(3):
+        total = 0.0
+        for group in ([0, 1, 2], [3]):
+            values = patches[image][:, group]
+            wanted = (values - values.mean()) / values.std()
+            squares = (guess[image][:, group] - wanted) ** 2
+            total += float(squares[hidden[image] > 0].sum())
+        assert float(error[image]) == pytest.approx(total / (48 * 4 * 16), rel=1e-4)
+
+
+def _normalised_at(mae, one, seed):  # type: ignore[no-untyped-def]
+    predicted, hidden, targets = mae._predict([one], rng(seed))
+    return hidden[0], predicted[0], targets
+
+
+def test_group_statistics_by_hand() -> None:
+    patches = torch.zeros(1, 1, 4, 2)  # NAIP: red, green, blue are one group, NIR another
+    patches[0, 0, :, :] = torch.tensor([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0], [10.0, 14.0]])
+    mean, deviation = group_statistics(patches, NAIP.bands)
+    assert mean.flatten().tolist() == [2, 2, 2, 12]
+    # Variance of (1, 3, 1, 3, 1, 3) about 2 with n - 1 = 5 is 6/5; of (10, 14) with n - 1 = 1 is 8.
+    want = torch.tensor([1.2, 1.2, 1.2, 8.0]).sqrt()
+    torch.testing.assert_close(deviation.flatten(), want, rtol=1e-5, atol=0)
+
+
+def test_a_targets_scale_does_not_change_its_weight(mae: MaskedAutoencoder) -> None:
+    """Only the target is scaled: the loss of a guess of zero is the same for both."""
+    for sensor in (S1, S2, LANDSAT, MODIS):
+        patches = torch.randn(2, 64, len(sensor.bands), 16)
+        for factor in (1e-2, 1e2):
+            mean, deviation = group_statistics(patches * factor, sensor.bands)
+            power = (((patches * factor - mean) / deviation) ** 2).mean()
+            assert float(power) == pytest.approx(1, abs=0.02)
+
+
+def test_views_of_two_sizes_are_refused(mae: MaskedAutoencoder) -> None:
+    pixels, bands, gsd = view("s1")
+    with pytest.raises(ValueError, match="crop them to one size"):
+        mae([(pixels, bands, gsd), (pixels[..., :16, :16], bands, gsd)], rng())
+
+
+def test_every_parameter_learns(mae: MaskedAutoencoder) -> None:
+    errors = mae([view("s1"), view("s2")], rng())
+    torch.cat(errors).mean().backward()
+    silent = [name for name, p in mae.named_parameters() if p.grad is None or not p.grad.any()]
+    mae.zero_grad()
+    # The prediction has no use for what its bias token became; the embedding has.
+    assert not silent, silent
