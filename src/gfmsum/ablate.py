@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ unless you are logged in to Weights & Biases).
 
 
 class Progress:
-    """A bar over the samples of all jobs, and a line for each that ends."""
+    """A line for each job that ends, and on a terminal a bar over the samples of all of them."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         from tqdm import tqdm
@@ -54,39 +55,34 @@ class Progress:
         from gfmsum.job import missing
 
         self.jobs = jobs
-        # Probing has to be paid for too: count it as a tenth of a run, so that time left is fair.
-        self.costs = [
-            (job.run.budget.seen if job.run and missing(job)[0] else 0) for job in jobs
-        ]
-        self.probing = max(200, max(self.costs) // 10)
-        self.seen = [0] * len(jobs)
-        self.bar = tqdm(
-            total=sum(self.costs) + self.probing * len(jobs),
-            unit=" samples",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-            bar_format="{percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}",
-        )
+        trained = [job.run.budget.seen if job.run and missing(job)[0] else 0 for job in jobs]
+        # Probing has to be paid for too: a tenth of a run, so that the time left is fair.
+        probing = max(200, max(trained) // 10)
+        self.costs = [cost + probing for cost in trained]
+        self.paid = [0] * len(jobs)
         self.ended = 0
-        self.bar.set_postfix_str(f"0 of {len(jobs)} jobs done")
+        self.bar = tqdm(
+            total=sum(self.costs),
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else math.inf,
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left",
+        )
 
     def progress(self, job: int, seen: int) -> None:
-        self.bar.update(seen - self.seen[job])
-        self.seen[job] = seen
+        self.bar.update(seen - self.paid[job])
+        self.paid[job] = seen
 
     def done(self, job: int) -> None:
-        self.bar.update(self.costs[job] - self.seen[job] + self.probing)
-        self.seen[job] = self.costs[job]
+        self.progress(job, self.costs[job])
         self.ended += 1
-        run = self.jobs[job].run
-        what = f"pretrained on {'+'.join(run.sees)}" if run and run.sees else "needs no training"
-        spent = f"{self.bar.format_dict['elapsed']:.0f} s"
+        run, elapsed = self.jobs[job].run, self.bar.format_dict["elapsed"]
+        left = elapsed * (self.bar.total / self.bar.n - 1)
+        what = f"pretrained on {'+'.join(run.sees)}, probed" if run and run.sees else "probed"
         self.bar.write(
-            f"[{self.ended}/{len(self.jobs)}] {spent:>6}  {self.jobs[job].label:<11} {what}, probed",
+            f"[{self.ended}/{len(self.jobs)}] {self.jobs[job].label:<11} {what}; "
+            f"{elapsed:.0f} s so far, about {left:.0f} s left",
             file=sys.stderr,
         )
-        self.bar.set_postfix_str(f"{self.ended} of {len(self.jobs)} jobs done")
 
     def close(self) -> None:
         self.bar.close()
@@ -163,5 +159,10 @@ def say(study: Study) -> None:
     )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The console script."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -54,7 +54,7 @@ class Budget:
     seen: int  # samples shown in pretraining, repeats included
     batch: int  # samples in an optimiser step, over all sensors
     model: Architecture
-    learning_rate: float = 1e-3  # peak, of AdamW
+    learning_rate: float = 3e-3  # peak, of AdamW
     warmup: float = 0.1  # share of the samples seen
 
     def __post_init__(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -33,16 +35,14 @@ def _start(progress: Any, threads: int) -> None:
     _progress = progress
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    # Libraries talk to the log of their own program; here the parent does the talking.
-    import logging
-    import warnings
-
     warnings.simplefilter("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "wandb"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _work(index: int, job: Job) -> None:
+    import lightning.pytorch
+
+    # Its remarks on devices and limits would run through the parent's progress.
+    logging.getLogger(lightning.pytorch.__name__).setLevel(logging.ERROR)
     carry_out(job, lambda seen: _progress.put((index, seen)))
 
 

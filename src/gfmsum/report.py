@@ -36,7 +36,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from gfmsum.records import Role
-from gfmsum.sensors import SENSORS
+from gfmsum.sensors import SENSORS, unknown
 
 if TYPE_CHECKING:  # drawing is slow to import, and most callers only want the file's name
     from collections.abc import Iterator
@@ -175,18 +175,19 @@ def count(number: float | None) -> str:
 
 
 def quantity(number: float | None) -> str:
-    """Three significant digits, grouped, never in powers of ten."""
+    """Three significant digits, but no more than three decimals, grouped by thousands."""
     if number is None or not math.isfinite(number):
         return BLANK
-    digits = 0 if number == 0 else max(0, 2 - math.floor(math.log10(abs(number))))
+    digits = 0 if number == 0 else min(3, max(0, 2 - math.floor(math.log10(abs(number)))))
     return f"{number:,.{digits}f}".replace(",", NARROW_SPACE).replace("-", MINUS)
 
 
 def outcome(estimate: Mapping[str, Any]) -> str:
     """The verdict on one contrast, in words."""
+    kind = str(estimate["kind"])
     if estimate.get("negligible"):
-        return f"{'more' if estimate['value'] > 0 else 'less'}, but negligible"
-    return str(estimate["kind"])
+        return f"{kind} ({'more' if estimate['value'] > 0 else 'less'}, but negligible)"
+    return kind
 
 
 def compared(estimate: Mapping[str, Any]) -> tuple[str, str]:
@@ -199,17 +200,12 @@ def compared(estimate: Mapping[str, Any]) -> tuple[str, str]:
 
 
 @contextmanager
-def _canvas(width: float, height: float, margins: tuple[float, float, float, float]) -> Iterator[Axes]:
-    """One bare Axes in a figure of ``width`` by ``height`` CSS pixels.
-
-    Args:
-        margins: pixels left, right, above and below the axes.
-    """
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many CSS pixels, and the style to draw on it with."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    left, right, above, below = margins
-    style: dict[str, Any] = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "gfmsum",
         "text.parse_math": False,  # a task's name may hold a dollar
@@ -217,34 +213,43 @@ def _canvas(width: float, height: float, margins: tuple[float, float, float, flo
         "font.size": 12,
         "text.color": LIGHT["ink"],
         "axes.unicode_minus": True,
-        "xtick.color": LIGHT["rule"],
-        "ytick.color": LIGHT["rule"],
-        "xtick.labelcolor": LIGHT["muted"],
-        "ytick.labelcolor": LIGHT["muted"],
-        "xtick.labelsize": 11,
-        "ytick.labelsize": 11,
-        "axes.labelcolor": LIGHT["muted"],
-        "axes.labelsize": 11,
+        "axes.spines.left": False,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
         "axes.edgecolor": LIGHT["rule"],
         "axes.facecolor": "none",
+        "axes.labelcolor": LIGHT["muted"],
+        "axes.labelsize": 11,
+        "axes.axisbelow": True,
+        "xtick.color": LIGHT["rule"],
+        "xtick.labelcolor": LIGHT["muted"],
+        "xtick.labelsize": 11,
+        "xtick.major.size": 4,
+        "xtick.major.pad": 5,
+        "ytick.labelcolor": LIGHT["muted"],
+        "ytick.labelsize": 11,
+        "ytick.major.size": 0,
+        "ytick.major.pad": 10,
         "figure.facecolor": "none",
         "lines.solid_capstyle": "round",
         "path.simplify": False,
     }
     with rc_context(style):
         # At 72 units an inch, the SVG's units are CSS pixels.
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        axes = figure.add_axes(
-            (
-                left / width,
-                below / height,
-                (width - left - right) / width,
-                (height - above - below) / height,
-            )
+        yield Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes of so many pixels, placed from the figure's upper left corner."""
+    whole_width, whole_height = (72 * side for side in figure.get_size_inches())
+    return figure.add_axes(
+        (
+            left / whole_width,
+            1 - (top + height) / whole_height,
+            width / whole_width,
+            height / whole_height,
         )
-        for side in ("left", "right", "top"):
-            axes.spines[side].set_visible(False)
-        yield axes
+    )
 
 
 def _svg(figure: Figure, description: str) -> str:
@@ -262,7 +267,7 @@ def _svg(figure: Figure, description: str) -> str:
     tokens = {colour: f"var(--{name}, {colour})" for name, colour in LIGHT.items()}
 
     def restyle(style: str) -> str:
-        style = re.sub(r"(font: [^;]*?px) [^;]*", r"\1 var(--sans, sans-serif)", style)
+        style = re.sub(r"(font-family: |font: [^;]*px )[^;]*", r"\1var(--sans, sans-serif)", style)
         style = re.sub(r"#[0-9a-f]{6}\b", lambda m: tokens.get(m[0], m[0]), style)
         return style.replace("url(#", f"url(#{own}-")
 
@@ -286,7 +291,7 @@ def _svg(figure: Figure, description: str) -> str:
                 element.set("style", restyle(value))
             elif key in ("clip-path", "fill", "stroke"):
                 element.set(key, restyle(value))
-            else:
+            elif not value.startswith("rotate(-0 "):
                 element.set(key, shorten(value) if key in ("d", "x", "y", "transform") else value)
         for child in list(element):
             # A style element would apply to the whole page that the figure stands in.
@@ -334,9 +339,9 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
     """
     estimates = verdict["estimates"]
     wide = width >= 560
-    pitch, above, below = (64, 26, 48) if wide else (104, 26, 48)
-    margins = (176, 128, above, below) if wide else (6, 6, above, below)
-    height = above + pitch * len(estimates) + below
+    pitch, above, below = (64, 26, 48) if wide else (104, 4, 48)
+    left, right = (176, 128) if wide else (6, 6)
+    plot_width, plot_height = width - left - right, pitch * len(estimates)
     margin = 100 * verdict["margin"]
     centre = 0.5 if wide else 0.70  # of the interval, within its row from the top
 
@@ -347,40 +352,43 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
         if estimate["mde"] is not None:
             marks += [-100 * estimate["mde"], 100 * estimate["mde"]]
 
-    with _canvas(width, height, margins) as axes:
+    with _figure(width, above + plot_height + below) as figure:
+        axes = _axes(figure, left, above, plot_width, plot_height)
         axes.set_xlim(*_span(marks, 0.06))
         axes.set_ylim(len(estimates), 0)
         axes.set_yticks([])
-        axes.axvspan(-margin, margin, color=LIGHT["band"], linewidth=0)
-        axes.axvline(0, color=LIGHT["muted"], linewidth=1)
-        axes.text(
-            0, -8 / pitch, f"\u00b1{margin:g} margin",
-            ha="center", va="baseline", fontsize=11, color=LIGHT["muted"],
-        )  # fmt: skip
+        if wide:
+            axes.text(
+                0, -8 / pitch, f"\u00b1{margin:g} margin",
+                ha="center", va="baseline", fontsize=11, color=LIGHT["muted"],
+            )  # fmt: skip
 
         def beside(x_px: float, y: float, text: str, **style: Any) -> None:
             """Text at a distance from the figure's left edge, at a row's height."""
-            x_axes = (x_px - margins[0]) / (width - margins[0] - margins[1])
-            axes.text(x_axes, y, text, transform=axes.get_yaxis_transform(), **style)
+            x = (x_px - left) / plot_width
+            axes.text(x, y, text, transform=axes.get_yaxis_transform(), **style)
 
         for row, estimate in enumerate(estimates):
             y = row + centre
             strong = row == 0
             difference, _ = compared(estimate)
-            value, low, high = (
-                None if estimate[k] is None else 100 * estimate[k] for k in ("value", "low", "high")
-            )
+            top = row if wide else row + 50 / pitch  # clear of the labels above the interval
+            axes.fill(
+                [-margin, margin, margin, -margin], [top, top, row + 1, row + 1],
+                color=LIGHT["band"], linewidth=0, zorder=0,
+            )  # fmt: skip
+            axes.plot([0, 0], [top, row + 1], color=LIGHT["muted"], linewidth=1, zorder=1)
             if row:
                 # Over the whole width, so that labels and numbers belong to their interval.
                 axes.axhline(
-                    row, xmin=-margins[0] / (width - margins[0] - margins[1]),
-                    xmax=1 + margins[1] / (width - margins[0] - margins[1]),
+                    row, xmin=-left / plot_width, xmax=1 + right / plot_width,
                     color=LIGHT["rule"], linewidth=0.8, clip_on=False,
                 )  # fmt: skip
-            if low is not None and high is not None:
-                axes.plot([low, high], [y, y], color=LIGHT["ink"], linewidth=2.6 if strong else 1.6)
+            if estimate["low"] is not None:
+                ends = [100 * estimate["low"], 100 * estimate["high"]]
+                axes.plot(ends, [y, y], color=LIGHT["ink"], linewidth=2.6 if strong else 1.6)
             axes.plot(
-                [value], [y], linestyle="none", marker="o", markersize=9 if strong else 7,
+                [100 * estimate["value"]], [y], linestyle="none", marker="o", markersize=9 if strong else 7,
                 color=LIGHT["ink"], markeredgecolor=LIGHT["page"], markeredgewidth=1.4,
             )  # fmt: skip
             each = [100 * d for d in _differences(verdict, estimate)]
@@ -397,16 +405,14 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
             head = {"va": "baseline", "fontsize": 14 if strong else 13}
             tail = {"va": "baseline", "fontsize": 11.5, "color": LIGHT["muted"]}
             upper, lower = (y - 3 / pitch, y + 15 / pitch) if wide else (row + 24 / pitch, row + 42 / pitch)
-            start, end = (0, width) if wide else (margins[0], width - margins[1])
-            beside(start, upper, f"{estimate['symbol']}  {estimate['name']}", **head)
-            beside(start, lower, difference, **tail)
-            beside(end, upper, points(estimate["value"], 2, signed=True), ha="right", **head)
+            beside(0, upper, f"{estimate['symbol']}  {estimate['name']}", **head)
+            beside(0, lower, difference, **tail)
+            beside(width, upper, points(estimate["value"], 2, signed=True), ha="right", **head)
             beside(
-                end, lower, interval(estimate["low"], estimate["high"]).replace(BLANK, "no interval"),
+                width, lower, interval(estimate["low"], estimate["high"]).replace(BLANK, "no interval"),
                 ha="right", **tail,
             )  # fmt: skip
 
-        axes.tick_params(axis="x", length=4, pad=5)
         axes.locator_params(axis="x", nbins=9 if wide else 6)
         axes.set_xlabel(
             "points of utility; right of zero, the arm named first is better"
@@ -419,17 +425,18 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
             f"{interval(e['low'], e['high']).replace(BLANK, 'without interval')}"
             for e in estimates
         )
-        return _svg(axes.get_figure(root=True), f"Forest plot in points: {said}")
+        return _svg(figure, f"Forest plot in points: {said}")
 
 
 def _differences(verdict: Mapping[str, Any], estimate: Mapping[str, Any]) -> list[float]:
-    """A contrast within each replicate, where both of its arms have one."""
+    """A contrast within each replicate; empty if there is but one, which is the contrast itself."""
     first, _, second = (part.strip() for part in compared(estimate)[0].partition(MINUS))
     arms = verdict["arms"]
     if first not in arms or second not in arms:
         return []
     pairs = zip(arms[first]["replicates"], arms[second]["replicates"], strict=False)
-    return [a - b for a, b in pairs if a is not None and b is not None]
+    each = [a - b for a, b in pairs]
+    return each if len(each) > 1 else []
 
 
 def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> str:
@@ -451,34 +458,24 @@ def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> 
     y_span = _span([float(loss) for _, y in lines.values() for loss in y], 0.05)
     columns = min(columns, max(1, len(chosen)))
     rows = max(1, math.ceil(len(chosen) / columns))
-    panel = (340, 220)
-    width, height = panel[0] * columns, panel[1] * rows
-    with _canvas(width, height, (0, 0, 0, 0)) as whole:
-        figure = whole.get_figure(root=True)
-        whole.remove()
+    panel_width, panel_height = 340, 240 if sensor is None else 216
+    with _figure(panel_width * columns, panel_height * rows) as figure:
         for position, name in enumerate(chosen):
             row, column = divmod(position, columns)
-            axes = figure.add_axes(
-                (
-                    (column * panel[0] + 40) / width,
-                    (height - (row + 1) * panel[1] + 44) / height,
-                    (panel[0] - 56) / width,
-                    (panel[1] - 70) / height,
-                )
-            )
-            for side in ("left", "right", "top"):
-                axes.spines[side].set_visible(False)
+            bottom = (row + 1) * panel_height - 44
+            axes = _axes(figure, column * panel_width + 40, bottom - 150, panel_width - 56, 150)
             axes.set_xlim(*x_span)
             axes.set_ylim(*y_span)
-            axes.text(-34 / (panel[0] - 56), 1.06, name, transform=axes.transAxes, fontsize=13)
+            start = -34 / (panel_width - 56)
+            axes.text(
+                start, 1.06, "loss", transform=axes.transAxes, fontsize=11, color=LIGHT["muted"]
+            )
+            if sensor is None:
+                axes.text(start, 1.24, name, transform=axes.transAxes, fontsize=13)
             axes.set_xlabel("samples seen", labelpad=5)
-            axes.locator_params(axis="x", nbins=5)
-            axes.locator_params(axis="y", nbins=5)
-            axes.tick_params(axis="y", length=0, pad=6)
-            axes.tick_params(axis="x", length=4, pad=5)
+            axes.locator_params(nbins=5)
             axes.xaxis.set_major_formatter(lambda x, _: count(x))
             axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.6)
-            axes.set_axisbelow(True)
             for arm in dict.fromkeys(named["arm"]):
                 colour = LIGHT.get(arm, LIGHT["muted"])
                 members = [line for key, line in lines.items() if key[:2] == (name, arm)]
@@ -504,18 +501,18 @@ def _smooth(run: pd.DataFrame, most: int = 120) -> tuple[NDArray[np.float64], ND
 def dots(scores: pd.DataFrame, task: str) -> str:
     """Every replicate's score on one task by arm, with the baselines, as an SVG string.
 
+    A baseline that lies so far off that the arms would run together is only pointed at.
+
     Args:
         scores: what scores.parquet holds.
         task: its name.
 
     Raises:
-        ValueError: if no score is on this task.
+        ValueError: if no arm has a score on this task.
     """
     rows = scores[scores["task"] == task]
-    if rows.empty:
-        raise ValueError(
-            f"no scores on task {task!r}: choose from {', '.join(sorted(set(scores['task'])))}"
-        )
+    if not rows["arm"].isin(list(ARMS)).any():
+        raise ValueError(f"no arm has a score: {unknown('task', task, set(scores['task']))}")
     values = {
         name: [100 * float(v) for v in group["value"]] for name, group in rows.groupby("arm", sort=True)
     }
@@ -524,10 +521,16 @@ def dots(scores: pd.DataFrame, task: str) -> str:
     lines["chance"] = 100 * float(rows["floor"].iloc[0])
     names = [*arms, *lines]
 
+    arm_values = [value for arm in arms for value in values[arm]]
+    low, high = min(arm_values), max(arm_values)
+    reach = 3 * max(high - low, 2.0)
+    near = {name: x for name, x in lines.items() if low - reach <= x <= high + reach}
+
     pitch, above, below, left = 22, 6, 42, 108
-    width, height = 340, above + pitch * len(names) + below
-    with _canvas(width, height, (left, 14, above, below)) as axes:
-        axes.set_xlim(*_span([v for arm in arms for v in values[arm]] + list(lines.values()), 0.07))
+    width, plot_height = 340, pitch * len(names)
+    with _figure(width, above + plot_height + below) as figure:
+        axes = _axes(figure, left, above, width - left - 14, plot_height)
+        axes.set_xlim(*_span([*arm_values, *near.values()], 0.07))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks([])
         for row, name in enumerate(names):
@@ -536,7 +539,16 @@ def dots(scores: pd.DataFrame, task: str) -> str:
                 transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=12,
                 color=LIGHT["ink"] if name in arms else LIGHT["muted"],
             )  # fmt: skip
-            if name in lines:
+            if name in lines and name not in near:
+                below_all = lines[name] < low
+                axes.text(
+                    0.0 if below_all else 1.0, row,
+                    f"\u2190 {points(lines[name] / 100)}" if below_all
+                    else f"{points(lines[name] / 100)} \u2192",
+                    transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=11,
+                    ha="left" if below_all else "right", color=LIGHT["muted"],
+                )  # fmt: skip
+            elif name in lines:
                 # From its own row up through the arms, so that each can be read against it.
                 axes.plot(
                     [lines[name]] * 2, [-0.5, row], color=LIGHT["muted"], linewidth=1,
@@ -548,18 +560,18 @@ def dots(scores: pd.DataFrame, task: str) -> str:
                 )  # fmt: skip
             else:
                 axes.plot(
-                    values[name], [row] * len(values[name]), linestyle="none", marker=MARKERS[name],
-                    markersize=6, color=LIGHT[name], alpha=0.6, markeredgewidth=0,
+                    [np.mean(values[name])], [row], linestyle="none", marker="|", markersize=17,
+                    color=LIGHT[name], markeredgewidth=1.6,
                 )  # fmt: skip
                 axes.plot(
-                    [np.mean(values[name])], [row], linestyle="none", marker="|", markersize=15,
-                    color=LIGHT[name], markeredgewidth=2,
+                    values[name], [row] * len(values[name]), linestyle="none", marker=MARKERS[name],
+                    markersize=6.5, color=LIGHT[name], markeredgecolor=LIGHT["page"],
+                    markeredgewidth=0.8,
                 )  # fmt: skip
-        axes.tick_params(axis="x", length=4, pad=5)
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"{_metric(rows['metric'].iloc[0])} \u00d7 100", labelpad=5)
         said = ", ".join(f"{ARMS[arm]} {np.mean(values[arm]):.1f}" for arm in arms)
-        return _svg(axes.get_figure(root=True), f"Scores on {task}: {said}")
+        return _svg(figure, f"Scores on {task}: {said}")
 
 
 def _metric(name: str) -> str:
@@ -608,7 +620,6 @@ def _estimates(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "name": estimate["name"],
                 "difference": difference,
                 "meaning": meaning,
-                "why": estimate.get("why") or "",
                 "cells": [
                     points(estimate["value"], 2, signed=True),
                     interval(estimate["low"], estimate["high"]),
@@ -618,6 +629,7 @@ def _estimates(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
                     points(estimate["mde"], 2),
                 ],
                 "outcome": outcome(estimate),
+                "exploratory": bool(estimate.get("exploratory")),
             }
         )
     return rows
@@ -634,8 +646,8 @@ def _identity(verdict: Mapping[str, Any]) -> str:
     return f"\u0394 = \u03b1 \u2212 \u03b4: {whole} = ({added}) \u2212 ({diluted})"
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    return float(np.mean([row[key] for row in rows])) if rows else None
+def _mean(rows: Sequence[Mapping[str, Any]], key: str, unit: float = 1.0) -> float:
+    return float(np.mean([row[key] for row in rows])) / unit
 
 
 def _ledger(study: Study) -> list[dict[str, Any]]:
@@ -646,21 +658,20 @@ def _ledger(study: Study) -> list[dict[str, Any]]:
         if not runs:
             continue
         unique = [{"unique": sum(run["unique_by_sensor"].values())} for run in runs]
-        flops = _mean(runs, "flops")
         table.append(
             {
                 "arm": arm,
                 "sees": "+".join(runs[0]["sees"]) or "nothing",
                 "unique": _mean(unique, "unique"),
                 "seen": _mean(runs, "seen"),
-                "flops": flops,
+                "flops": _mean(runs, "flops"),
                 "cells": [
                     count(_mean(runs, "steps")),
                     count(_mean(runs, "seen")),
                     count(_mean(unique, "unique")),
-                    count(_mean(runs, "encoder_tokens")),
-                    count(_mean(runs, "decoder_tokens")),
-                    quantity(None if flops is None else flops / 1e12),
+                    quantity(_mean(runs, "encoder_tokens", 1e6)),
+                    quantity(_mean(runs, "decoder_tokens", 1e6)),
+                    quantity(_mean(runs, "flops", 1e12)),
                     quantity(_mean(runs, "seconds")),
                     f"{sum(bool(run['reused']) for run in runs)} of {len(runs)}",
                 ],
@@ -678,7 +689,8 @@ def _spread(ledger: Sequence[Mapping[str, Any]]) -> str:
 def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What each arm saw, in a sentence."""
     spent = {row["arm"]: row for row in ledger}
-    target, others = verdict["target"], len(verdict["mix"])
+    target, mix = verdict["target"], verdict["mix"]
+    part = "its part of the mix alone, repeated" if target in mix else "but the mix holds none of it"
 
     def samples(arm: str) -> str:
         row = spent.get(arm)
@@ -686,8 +698,8 @@ def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> li
 
     told = {
         "solo": f"{target} alone: {samples('solo')}",
-        "share": f"{target} alone, only its part of the mix, repeated: {samples('share')}",
-        "mix": f"{others} sensor{'s' * (others != 1)}, {', '.join(verdict['mix'])}: {samples('mix')}",
+        "share": f"{target}, {part}: {samples('share')}",
+        "mix": f"{', '.join(mix)}: {samples('mix')} in all",
         "floor": "nothing: the same model at random initialisation",
     }
     return [
@@ -706,7 +718,8 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
     """One row per task: means over replicates with their spread, and whether it can tell arms apart."""
     rows = []
     for task in study.verdict["tasks"]:
-        scores = study.scores[study.scores["task"] == task["task"]]
+        scores = study.scores[study.scores["sensor"] == study.verdict["target"]]
+        scores = scores[scores["task"] == task["task"]]
         means: Mapping[str, float | None] = task["means"]
         spreads = {
             str(name): float(group["value"].std(ddof=1)) if len(group) > 1 else None
@@ -740,7 +753,7 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
                         "spread": "",
                     },
                 ],
-                "dots": Markup(dots(study.scores, task["task"])) if len(scores) else "",
+                "dots": Markup(dots(scores, task["task"])) if scores["arm"].isin(list(ARMS)).any() else "",
             }
         )
     return rows
@@ -822,14 +835,18 @@ def _display(sensor: str, channels: int) -> str:
         return "backscatter in grey, bright is strong" if radar else "one band in grey"
     if not visible:
         return "three channels as red, green and blue"
-    nearest = [min(visible, key=lambda band: abs(band[0] - colour))[1] for colour in (0.66, 0.56, 0.48)]
+    nearest = [min(visible, key=lambda band: abs(band[0] - colour))[1] for colour in (0.65, 0.56, 0.48)]
     return f"{', '.join(nearest)} as red, green and blue"
 
 
 def _context(study: Study) -> dict[str, Any]:
     verdict = study.verdict
-    ledger = _ledger(study)
+    ledger, residual = _ledger(study), verdict.get("identity_residual")
     edge = study.scores["edge"].astype(bool) if "edge" in study.scores else pd.Series(dtype=bool)
+    reasons: dict[str, list[str]] = {}
+    for estimate in verdict["estimates"]:
+        if estimate["why"]:
+            reasons.setdefault(estimate["why"], []).append(estimate["symbol"])
     correlation = {
         pair.replace("~", " and "): f"{rho:+.2f}".replace("-", MINUS)
         for pair, rho in verdict.get("correlation", {}).items()
@@ -855,8 +872,9 @@ def _context(study: Study) -> dict[str, Any]:
         "forest_wide": Markup(forest(verdict)),
         "forest_narrow": Markup(forest(verdict, width=344)),
         "estimates": _estimates(verdict),
+        "reasons": reasons,
         "identity": _identity(verdict),
-        "residual": f"{abs(verdict.get('identity_residual') or 0.0):.0e}",
+        "residual": f"to {abs(residual):.0e}" if residual else "exactly",
         "correlation": correlation,
         "arms": _arms(verdict, ledger),
         "tasks": _tasks(study),

@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, stats  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from gfmsum.records import Role, plain
 from gfmsum.sensors import unknown
 
 Floats = NDArray[np.float64]
+Squares = list[tuple[float, int]]  # mean squares with their degrees of freedom
 POWER = 0.8  # of the minimum detectable effect
 EXACT = 1e-12  # utilities nearer than this are the same number
 AGREE = 1e-6  # a score and the mean of its items may differ by this much
@@ -55,7 +57,7 @@ class Contrast:
     def __post_init__(self) -> None:
         for arm in self.weights:
             if arm not in list(Role):
-                raise ValueError(f"contrast {self.name}: {unknown('arm', arm, list(Role))}")
+                raise ValueError(f"contrast {self.name}: {unknown('arm', arm, map(str, Role))}")
         if not self.weights or abs(sum(self.weights.values())) > EXACT:
             raise ValueError(
                 f"contrast {self.name}: weights {dict(self.weights)} must add up to 0, as (1, -1)"
@@ -151,21 +153,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The two tables as matrices. Rows are runs: (arm, replicate), sorted."""
+    """The two tables as arrays by arm: r replicates, n items of all tasks, g clusters."""
 
-    utility: pd.DataFrame  # columns: tasks, sorted
-    items: pd.DataFrame  # contributions; columns: (task, item, cluster)
-    by_cluster: pd.DataFrame  # what each cluster adds to the run's utility, less its expectation
-
-    def of(self, arm: str) -> pd.Series[float]:
-        """The arm's utility by replicate: mean over tasks."""
-        return self.utility.mean(axis="columns").xs(arm, level="arm")
-
-    @property
-    def clusters(self) -> dict[str, int]:
-        """How many places each task has."""
-        names = self.items.columns.to_frame(index=False)
-        return {str(t): int(n) for t, n in names.groupby("task")["cluster"].nunique().items()}
+    utility: Mapping[str, pd.Series[float]]  # by replicate: mean over tasks
+    items: Mapping[str, Floats]  # (r, n) contributions
+    by_cluster: Mapping[str, Floats]  # (r, g) what a cluster adds to the utility, centred
+    stratum: NDArray[np.int32]  # (g,) clusters whose tasks are linked by common places
+    clusters: Mapping[str, int]  # how many each task has
 
 
 def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Verdict:
@@ -182,13 +176,12 @@ def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Ve
         ValueError: for a missing arm or score, test items that differ between runs, or
             contributions that do not average to the score.
     """
-    own = scores[scores["sensor"] == design.target]
+    own = scores[scores["sensor"] == design.target].sort_values(["arm", "replicate"])
     measured = _measure(own, predictions, design)
     estimates = _decide([_estimate(c, measured, design) for c in design.contrasts], design)
     value = {e.name: e.value for e in estimates}
     headline = estimates[list(value).index("substitution")]
-    runs = measured.utility.index.get_level_values("arm")
-    arms = {arm.value: measured.of(arm) for arm in Role if arm in runs}
+    arms = measured.utility
     compared = [arm for arm in arms if any(arm in c.weights for c in design.contrasts)]
     return Verdict(
         target=design.target,
@@ -225,19 +218,36 @@ def _measure(own: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> _M
     remedy = "test items and their clusters must be the same in every arm: probe again"
     items = _matrix(rows, ["task", "item", "cluster"], "contribution", remedy, utility.index)
     task = utility.columns.get_indexer(items.columns.get_level_values("task"))
+    cluster, places = items.columns.get_level_values("cluster").factorize(sort=True)
     size = np.bincount(task, minlength=utility.shape[1])
-    mean = _sum_by(items.to_numpy(), task, len(size)) / np.maximum(size, 1)
-    for i, t in np.argwhere((np.abs(mean - utility.to_numpy()) > AGREE) | (size == 0)):
+    u, x = (np.ascontiguousarray(matrix.to_numpy(np.float64)) for matrix in (utility, items))
+    mean = _sum_by(task, x, len(size)) / np.maximum(size, 1)
+    for i, t in np.argwhere((np.abs(mean - u) > AGREE) | (size == 0)):
         arm, replicate = utility.index.to_list()[i]
         raise ValueError(
             f"arm {arm!r}, replicate {replicate!r}, task {utility.columns[t]!r}: contributions of "
-            f"{size[t]} items average to {mean[i, t]:.6g}, but the utility is "
-            f"{utility.iat[i, t]:.6g}; score it again"
+            f"{size[t]} items average to {mean[i, t]:.6g} but the utility is {u[i, t]:.6g}; store "
+            "the items that the score was made from"
         )
-    cluster, places = pd.factorize(items.columns.get_level_values("cluster"))
-    centred = (items.to_numpy() - mean[:, task]) / (size[task] * len(size))
-    by_cluster = pd.DataFrame(_sum_by(centred, cluster, len(places)), index=utility.index)
-    return _Measured(utility, items, by_cluster)
+    e = _sum_by(cluster, (x - mean[:, task]) / (size[task] * len(size)), len(places))
+    seen = np.zeros((len(size), len(places)), dtype=int)
+    seen[task, cluster] = 1
+    stratum_of_task = connected_components(seen @ seen.T, directed=False)[1]
+    by_run = pd.Series(u.mean(axis=1), utility.index)
+    arms = by_run.index.get_level_values("arm")
+    rows_of = {arm.value: np.asarray(arms == arm) for arm in Role if arm in arms}
+    return _Measured(
+        utility={arm: by_run[of].droplevel("arm") for arm, of in rows_of.items()},
+        items={arm: x[of] for arm, of in rows_of.items()},
+        by_cluster={arm: e[of] for arm, of in rows_of.items()},
+        stratum=stratum_of_task[seen.argmax(axis=0)],
+        clusters=dict(zip(map(str, utility.columns), map(int, seen.sum(axis=1)), strict=True)),
+    )
+
+
+def _sum_by(labels: NDArray[np.intp], values: Floats, n: int) -> Floats:
+    """Sums over the columns of each of ``n`` labels: (runs, items) to (runs, n)."""
+    return np.stack([np.bincount(labels, row, n) for row in values])
 
 
 def _matrix(
@@ -249,7 +259,8 @@ def _matrix(
     if problem.any():
         row = rows.loc[problem, [*run, *columns]].iloc[0].to_dict()
         raise ValueError(f"{values} of {row} is there twice or has no name; {remedy}")
-    matrix = rows.pivot(index=run, columns=columns, values=values)
+    # Sorted, so that neither sums nor messages depend on the order of the rows.
+    matrix = rows.pivot(index=run, columns=columns, values=values).sort_index(axis="columns")
     matrix = matrix if runs is None else matrix.reindex(runs)
     for i, j in np.argwhere(~np.isfinite(matrix.to_numpy())):
         arm, replicate = matrix.index.to_list()[i]
@@ -260,13 +271,8 @@ def _matrix(
     return matrix
 
 
-def _sum_by(values: Floats, labels: NDArray[np.intp], n: int) -> Floats:
-    """Sums over the columns of each label: (runs, items) to (runs, n)."""
-    return np.stack([np.bincount(labels, row, n) for row in values])
-
-
-def _variances(contrast: Contrast, measured: _Measured) -> tuple[list[tuple[float, int]], float]:
-    """Each arm's run variance with its df, and the item variance.
+def _mean_squares(contrast: Contrast, measured: _Measured) -> tuple[Squares, Squares]:
+    """The runs' and the places' mean squares with their df; all of them add up to the variance.
 
     Two-way random effects. Let cluster g of G add to the utility of replicate r of arm a
         y[a,g,r] = (μ[a] + A[a,r] + C[a,g] + I[a,g,r]) / G,  U[a,r] = Σ_g y[a,g,r],
@@ -276,48 +282,64 @@ def _variances(contrast: Contrast, measured: _Measured) -> tuple[list[tuple[floa
     E[Σ c² S² / R] = Σ c² (σ²_A + σ²_I / G) / R: the first and the third term.
     E[V_items]     = σ²_C / G + Σ c² σ²_I / (R G): the second and again the third.
     E[W]           = Σ c² σ²_I / (R G), since the residuals of I have (G − 1)(R − 1) df.
-    So Σ c² S² / R + V_items − W counts each term once.
+    So Σ c² S² / R + max(0, V_items − W) counts each term once. Under normality the mean squares are
+    independent. Tasks that share no place, even through others, are centred apart: each such
+    stratum has its own G, V_items and W.
     """
-    runs, difference, interaction = [], np.zeros(measured.by_cluster.shape[1]), 0.0
+    runs, places = Squares(), Squares()
     for arm, weight in contrast.weights.items():
-        e: Floats = measured.by_cluster.xs(arm, level="arm").to_numpy()  # (r, g)
-        r, g = e.shape
-        runs.append((weight**2 * float(measured.of(arm).var()) / r, r - 1))
-        difference += weight * e.mean(axis=0)
-        interaction += weight**2 * float(((e - e.mean(axis=0)) ** 2).sum()) / ((r - 1) * r)
-    return runs, max(0.0, float((difference**2).sum()) - interaction) * g / max(g - 1, 1)
+        u = measured.utility[arm]
+        runs.append((weight**2 * float(u.var()) / len(u), len(u) - 1))
+    sizes = np.bincount(measured.stratum)
+    for stratum in np.flatnonzero(sizes > 1):
+        g, within = int(sizes[stratum]), measured.stratum == stratum
+        difference, squares = np.zeros(g), Squares()
+        for arm, weight in contrast.weights.items():
+            e = measured.by_cluster[arm][:, within]  # (r, g)
+            r, mean = len(e), e.mean(axis=0)
+            w = float(((e - mean) ** 2).sum()) * g / ((g - 1) * (r - 1) * r)
+            squares.append((-(weight**2) * w, (g - 1) * (r - 1)))
+            difference += weight * mean
+        squares.append((float(difference @ difference) * g / (g - 1), g - 1))
+        if sum(square for square, _ in squares) > 0:
+            places += squares
+    return runs, places
 
 
 def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estimate:
     """All that can be said of one contrast alone: everything but the adjustment and the kind."""
-    arms = {arm: measured.of(arm) for arm in contrast.weights}
+    arms = {arm: measured.utility[arm] for arm in contrast.weights}
     value = float(sum(weight * arms[arm].mean() for arm, weight in contrast.weights.items()))
     estimate = Estimate(
         contrast.name, contrast.symbol, contrast.meaning, value,
         exploratory=not contrast.confirmatory,
     )  # fmt: skip
     if single := [arm for arm, u in arms.items() if len(u) < 2]:
-        why = f"one replicate of {' and '.join(single)} cannot show how much runs vary"
+        why = f"one replicate of {' and of '.join(single)} cannot show how much runs vary"
         return replace(estimate, why=why)
-    parts, item_variance = _variances(contrast, measured)
-    run_variance, clusters = sum(v for v, _ in parts), measured.by_cluster.shape[1]
-    error, why = math.sqrt(run_variance + item_variance), ""
-    if clusters > 1:
-        parts.append((item_variance, clusters - 1))
-    if lone := [task for task, places in measured.clusters.items() if places < 2]:
-        why = f"test items of {' and '.join(lone)} form one cluster: how places vary is unknown"
+    runs, places = _mean_squares(contrast, measured)
+    run_variance, item_variance = (
+        math.fsum(square for square, _ in part) for part in (runs, places)
+    )
+    error = math.sqrt(run_variance + item_variance)
+    lone = [task for task, clusters in measured.clusters.items() if clusters < 2]
+    why = f"test items of {' and '.join(lone)} form one cluster: how places vary is unknown"
     estimate = replace(
-        estimate, standard_error=error, run_variance=run_variance, why=why,
-        item_variance=item_variance if clusters > 1 else None,
-    )  # fmt: skip
+        estimate,
+        standard_error=error,
+        run_variance=run_variance,
+        item_variance=item_variance if len(lone) < len(measured.clusters) else None,
+        why=why if lone else "",
+    )
     if error < EXACT:
-        spread = np.ptp(measured.items.loc[list(arms)].to_numpy(), axis=0)
-        if max(abs(value), spread.max()) < EXACT:
+        answers = np.vstack([measured.items[arm] for arm in arms])
+        if max(abs(value), np.ptp(answers, axis=0).max()) < EXACT:
             why = "every run gave the same answer on every test item"
             return replace(estimate, low=value, high=value, kind=Kind.EQUAL, why=why)
         return replace(estimate, why="runs and places do not vary, so nothing can be inferred")
-    # Satterthwaite: df of the scaled chi-square that varies as much as the variance does.
-    df = error**4 / sum(v**2 / part_df for v, part_df in parts)
+    # Satterthwaite: the df of the scaled chi-square that varies as much as the variance does.
+    # V_items and W vary apart: as one square, 4 clusters would cover 91 % instead of 95 %.
+    df = max(1.0, error**4 / sum(square**2 / its_df for square, its_df in [*runs, *places]))
     reach = float(stats.t.ppf((1 + design.confidence) / 2, df)) * error
     above = stats.t.sf((value + design.margin) / error, df)
     below = stats.t.cdf((value - design.margin) / error, df)
@@ -335,11 +357,11 @@ def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estima
 def _decide(estimates: Sequence[Estimate], design: Design) -> tuple[Estimate, ...]:
     """Adjust within the confirmatory family and among the exploratory rest, then judge each."""
     alpha, adjusted = 1 - design.confidence, dict[str, float]()
-    for exploratory, method in ((False, "holm"), (True, "fdr_bh")):
+    for exploratory, adjust in ((False, holm), (True, stats.false_discovery_control)):
         family = [e for e in estimates if e.exploratory is exploratory]
         # A contrast without a p stays a member: what was found does not shrink a family.
         p_values = [1.0 if e.p is None else e.p for e in family]
-        adjusted |= zip((e.name for e in family), _adjust(p_values, method), strict=True)
+        adjusted |= zip((e.name for e in family), map(float, adjust(p_values)), strict=True)
     judged = []
     for e in estimates:
         if e.p is not None and e.p_equivalence is not None and e.low is not None:
@@ -354,11 +376,9 @@ def _decide(estimates: Sequence[Estimate], design: Design) -> tuple[Estimate, ..
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, which bounds the chance of any false claim in the family."""
-    return _adjust(p_values, "holm")
-
-
-def _adjust(p_values: Sequence[float], method: str) -> list[float]:
-    return [float(p) for p in multipletests(p_values, method=method)[1]] if p_values else []
+    if len(p_values) < 2:  # nothing to adjust, and statsmodels collects garbage in every call
+        return list(p_values)
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
 def detectable(standard_error: float, df: float, confidence: float = 0.95) -> float:
@@ -458,7 +478,10 @@ def table(verdict: Verdict) -> str:
     for e in verdict.estimates:
         name = f"{e.symbol} {e.name}{'*' if e.exploratory else ''}"
         reach = "n/a" if e.low is None else f"{_points(e.low)} to {_points(e.high)}"
-        p, adjusted = ("n/a" if x is None else f"{x:.3f}" for x in (e.p, e.p_adjusted))
+        p, adjusted = (
+            "n/a" if x is None else "<0.001" if x < 0.001 else f"{x:.3f}"
+            for x in (e.p, e.p_adjusted)
+        )  # fmt: skip
         lines.append(
             f"{name:16}{_points(e.value):>8}  {reach:18}{p:>7}{adjusted:>8}"
             f"{_points(e.mde, ''):>7}  {_side(e)}"

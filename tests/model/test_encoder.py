@@ -34,20 +34,22 @@ def test_a_position_is_the_mean_of_a_wave_over_its_patch() -> None:
         x = start + (np.arange(100_000) + 0.5) * gsd / 100_000
         sines = [np.sin(2 * math.pi * x / wave).mean() for wave in waves]
         cosines = [np.cos(2 * math.pi * x / wave).mean() for wave in waves]
-        np.testing.assert_allclose(codes[row, 0, : width // 2], sines + cosines, atol=1e-4)
+        averaging = [float(np.sinc(gsd / wave)) for wave in waves]
+        want = 4 * np.array(sines + list(np.array(cosines) - averaging))
+        np.testing.assert_allclose(codes[row, 0, : width // 2], want, atol=4e-4)
 
 
 def test_positions_are_about_distance_not_about_patch_number() -> None:
     fine, coarse = ground_positions(1, 9, 40.0, 64), ground_positions(1, 3, 120.0, 64)
     long = 32 + torch.cat([torch.arange(12, 16), torch.arange(28, 32)])
-    torch.testing.assert_close(fine[[1, 4, 7]][:, long], coarse[:, long], atol=2e-3, rtol=0)
+    torch.testing.assert_close(fine[[1, 4, 7]][:, long], coarse[:, long], atol=8e-3, rtol=0)
 
 
 @pytest.mark.parametrize("gsd", [2.4, 40.0, 1850.0])
 def test_near_patches_have_nearer_codes_at_every_scale(gsd: float) -> None:
     codes = ground_positions(1, 8, gsd, 128)
     distance = torch.cdist(codes, codes)[0]
-    assert (distance[1:] > 0.3).all()
+    assert (distance[1:] > 0.6).all()
     assert distance[1] < distance[3]
 
 

@@ -78,8 +78,8 @@ def test_the_error_is_the_mean_square_over_hidden_patches_in_group_units(
             values = patches[image][:, group]
             wanted = (values - values.mean()) / values.std()
             squares = (guess[image][:, group] - wanted) ** 2
-            total += float(squares[hidden[image] > 0].sum())
-        assert float(error[image]) == pytest.approx(total / (48 * 4 * 16), rel=1e-4)
+            total += squares[hidden[image] > 0].sum().item()
+        assert error[image].item() == pytest.approx(total / (48 * 4 * 16), rel=1e-4)
 
 
 def _normalised_at(mae, one, seed):  # type: ignore[no-untyped-def]

@@ -1,8 +1,8 @@
 """The ``local`` source: a folder of real pixels that an ``index.json`` describes, read in place.
 
 The index (schema 1) names every pretraining file, a GeoTIFF scene or a ``.npz`` stack of images
-(n, c, h, w), with its bands, unit and reading rule (value = number * scale + offset), and every task
-with its labels, splits and clusters. Bands are addressed by name; nothing is ever unpickled.
+(n, c, h, w), with its bands, unit and reading rule (value = number * scale + offset), and every
+task with its labels, splits and clusters. Bands are addressed by name; nothing is ever unpickled.
 
 **What pretraining may see.** Scenes and images are cut into tiles. A tile is left out if it
 
@@ -21,21 +21,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform as reproject
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from gfmsum.config import LocalConfig as LocalConfig
 from gfmsum.data.plan import stream
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.records import Task
@@ -54,6 +59,11 @@ METRICS = MappingProxyType(
 )
 """The metrics that have a probe, and the kind of task each belongs to."""
 
+KEEP: Mapping[str, Callable[[NDArray[Any], Any], NDArray[np.bool_]]] = MappingProxyType(
+    {"in": np.isin, "min": np.greater_equal, "max": np.less_equal}
+)
+"""The rules of a task's ``keep`` filter."""
+
 PLAUSIBLE = MappingProxyType(
     {
         Unit.REFLECTANCE: (-0.1, 1.5),
@@ -64,21 +74,17 @@ PLAUSIBLE = MappingProxyType(
 )
 """Where the mean of a whole file must lie: a forgotten scale does not pass for another unit."""
 
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
+"""What NumPy and rasterio raise on broken files, or on files of another kind."""
+
 type Ints = NDArray[np.int64]
 type Floats = NDArray[np.float64]
 type Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class LocalConfig:
-    """Where the pixels are."""
-
-    root: str = ""  # the folder that holds index.json
-
-
-@dataclass(frozen=True, slots=True)
 class _Images:
-    """Images in a file and how to read them: value = number * scale + offset, in the bands' unit."""
+    """Images in a file and how to read them: value = number * scale + offset, in ``unit``."""
 
     path: str  # relative to the root, as in the index
     key: str  # of the array (n, c, h, w) in a .npz; empty for a GeoTIFF
@@ -108,7 +114,7 @@ class _Images:
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """A task of the index: labels in a .npz for the images beside them, or for windows of a scene."""
+    """A task of the index: labels in a .npz, for images beside them or for windows of a scene."""
 
     name: str
     kind: str
@@ -172,12 +178,14 @@ class _Pool:
 
 
 class _Entry:
-    """One object of the index, read field by field; errors name the file, the object and the key."""
+    """One object of the index, read field by field; errors name file, object and key."""
 
     def __init__(self, fields: object, where: str) -> None:
         self.where = where
         if not isinstance(fields, dict):
-            raise ValueError(f"{where} is {_short(fields)}, it must be an object {{...}}; rewrite it")
+            raise ValueError(
+                f"{where} is {_short(fields)}, it must be an object {{...}}; rewrite it"
+            )
         self.fields = fields
 
     def error(self, key: str, rule: str) -> ValueError:
@@ -198,6 +206,12 @@ class _Entry:
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise self.error(key, "a finite number")
         return float(value)
+
+    def whole(self, key: str) -> int:
+        value = self.number(key)
+        if value != int(value):
+            raise self.error(key, "a whole number")
+        return int(value)
 
     def number_or(self, key: str, default: float) -> float:
         return default if self.fields.get(key) is None else self.number(key)
@@ -259,7 +273,9 @@ class Local:
         if not config.root or not self._root.is_dir():
             raise ValueError(f"root={config.root!r} must be a folder with an index.json; name one")
         if not index.is_file():
-            raise ValueError(f"{index} does not exist: every root needs one; add it or name another root")
+            raise ValueError(
+                f"{index} does not exist: every root needs one; add it or name another root"
+            )
         raw = index.read_bytes()
         try:
             top = _Entry(json.loads(raw), str(index))
@@ -282,7 +298,9 @@ class Local:
         names = [labels.name for labels in self._tasks]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"{index}: two tasks are called {twice!r}; names must differ, rename one")
+            raise ValueError(
+                f"{index}: two tasks are called {twice!r}; names must differ, rename one"
+            )
 
         used = {file.path for file in self._pretrain}
         used |= {path for labels in self._tasks for path in (labels.path, labels.images.path)}
@@ -295,6 +313,7 @@ class Local:
         )
         self._cache: OrderedDict[tuple[str, str], NDArray[Any]] = OrderedDict()
         self._pools: dict[tuple[str, int], list[_Pool]] = {}
+        self._held_names: dict[str, tuple[str, ...]] = {}
 
     # What is there: no pixels needed.
 
@@ -312,19 +331,22 @@ class Local:
     @property
     def caveats(self) -> tuple[str, ...]:
         return (
-            "The sensors' pixels come from different corpora, so sensor and place are confounded: what "
-            "looks like the gain from a sensor may come from its places.",
-            "The sample is thin, a few places per sensor: it shows that the path works, and no general "
-            "conclusion follows.",
+            "The sensors' pixels come from different corpora, so sensor and place are confounded: "
+            "what looks like the gain from a sensor may come from its places.",
+            "The sample is thin, a few places per sensor: it shows that the path works, "
+            "and no general conclusion follows.",
         )
 
-    def unsupported(self, sensor: str) -> list[str]:
-        """The sensor's tasks that no probe fits yet, each with its kind: "flood (change ...)"."""
+    def unsupported(self, sensor: str) -> list[tuple[str, str]]:
+        """Names and kinds of the sensor's tasks that no probe can score."""
         return [
-            f"{labels.name} ({labels.kind})"
-            for labels in self._tasks
-            if labels.images.sensor.name == _known(sensor) and not labels.probed
+            (labels.name, labels.kind) for labels in self._tasks_of(sensor) if not labels.probed
         ]
+
+    def _tasks_of(self, sensor: str) -> list[_Labels]:
+        if sensor not in SENSORS:
+            raise ValueError(unknown("sensor", sensor, SENSORS))
+        return [labels for labels in self._tasks if labels.images.sensor.name == sensor]
 
     # Pretraining.
 
@@ -337,10 +359,10 @@ class Local:
     ) -> list[Samples]:
         """The first len(slots) tiles of the replicate's permutation of the sensor's pool, or all.
 
-        The permutation depends on the seed, the sensor and its pool only, so what a smaller arm sees
-        is part of what a larger one sees. Tiles come in the order of the index, grouped by bands, unit
-        and pixel size. ``lonlat`` is a scene tile's centre, or the centre of the stack's image that
-        the tile is from; a group in which some file has no places has none.
+        The permutation depends on the seed, the sensor and its pool only, so what a smaller arm
+        sees is part of what a larger one sees. Tiles come in the order of the index, grouped by
+        bands, unit and pixel size. ``lonlat`` is a scene tile's centre, or the centre of the
+        stack's image that the tile is from; a group in which some file has no places has none.
         """
         pools = self._pool(sensor, size_px)
         ends = np.cumsum([0, *(len(pool.tiles) for pool in pools)])
@@ -408,13 +430,14 @@ class Local:
         image, row, col = np.nonzero(good)
         if image.size:
             middle = (low.astype(np.float64) + high)[np.nonzero(good)[0], :, row, col] / 2
-            self._check_unit(file, float(middle.mean()))
+            self._check_unit(file, float(middle.mean()) * file.scale + file.offset)
         tiles = np.stack([image, row * size, col * size], axis=1)
         ground = self._ground(file, tiles, size)
         if ground is None:
             return _Pool(file, tiles, None)
 
-        taken = [*self._held_ground()]
+        # Windows of this very scene are known to the pixel, which is better than by footprint.
+        taken = [held for path, held in self._held_ground if file.key or path != file.path]
         if file.key:
             # Stacks of one corpus can be cuts of one scene; scenes are different acquisitions.
             taken += [
@@ -434,10 +457,12 @@ class Local:
             open_ &= np.isin(self._column(file.path, key, n), allowed)
         if not open_.any():
             raise self._error(
-                file.path, f"rows {dict(file.rows)} leave no image; correct the values in index.json"
+                file.path,
+                f"rows {dict(file.rows)} leave no image; correct the values in index.json",
             )
         for labels in self._tasks:
             if labels.path == file.path and labels.windows is None:
+                self._column(labels.path, labels.target, n)
                 open_ &= ~self._held(labels)
         return open_
 
@@ -458,34 +483,26 @@ class Local:
         lonlat = self._scene_lonlat(file, tiles[:, 1:] + size / 2)
         return None if lonlat is None else _Ground(lonlat, size * file.gsd_m)
 
-    def _held_ground(self) -> Iterator[_Ground]:
-        """Footprints of every validation and test row that has a place."""
+    @cached_property
+    def _held_ground(self) -> list[tuple[str, _Ground]]:
+        """Footprints of every validation and test row that has a place, with the images' path."""
+        found = []
         for labels in self._tasks:
-            held = self._held(labels)
-            if labels.windows is not None:
-                centres = self._corners(labels)[held] + labels.window_px / 2
-                lonlat = self._scene_lonlat(labels.images, centres)
-                side_m = labels.window_px * labels.images.gsd_m
-            else:
-                places = self._places(labels.path, len(held))
-                lonlat = None if places is None else places[held]
-                side_m = self._side_m(labels.images)
-            if lonlat is not None:
-                yield _Ground(lonlat, side_m)
+            places = self._task_places(labels)
+            if places is not None:
+                ground = _Ground(places, self._item_m(labels))
+                found.append((labels.images.path, ground[self._held(labels)]))
+        return found
 
     # Tasks.
 
     def tasks(self, sensor: str) -> list[Task]:
-        """The sensor's classification and regression tasks. Floors are from labels alone:
+        """The sensor's classification and regression tasks, without pixels.
 
-        the test accuracy of the training majority class, one over the number of classes for balanced
-        accuracy, 0 for r2; unless the index gives a ``floor``.
+        Where the index gives no ``floor``, it comes from the labels alone: the test accuracy of the
+        training majority class, one over the number of classes for balanced accuracy, 0 for r2.
         """
-        return [
-            self._task(labels)
-            for labels in self._tasks
-            if labels.images.sensor.name == _known(sensor) and labels.probed
-        ]
+        return [self._task(labels) for labels in self._tasks_of(sensor) if labels.probed]
 
     def labelled(self, task: Task, size_px: int) -> Labelled:
         """The task's items at their own size, cropped at the centre to a multiple of MULTIPLE_PX.
@@ -510,15 +527,16 @@ class Local:
             corners = self._corners(labels)[items.rows].tolist()
             numbers = np.stack([numbers[0, :, r : r + side, c : c + side] for r, c in corners])
         else:
+            self._column(labels.path, labels.target, len(numbers))
             numbers = numbers[items.rows]
         height, width = numbers.shape[2:]
         top, left = height % MULTIPLE_PX // 2, width % MULTIPLE_PX // 2
         height, width = height - height % MULTIPLE_PX, width - width % MULTIPLE_PX
         numbers = numbers[:, :, top : top + height, left : left + width]
 
-        bad = ~np.isfinite(numbers) if numbers.dtype.kind == "f" else np.zeros((1, 1, 1, 1), bool)
+        bad = ~np.isfinite(numbers)
         if file.nodata is not None:
-            bad = bad | (numbers == file.nodata)
+            bad |= numbers == file.nodata
         if bad.any():
             row = items.rows[bad.any(axis=(1, 2, 3)).argmax()]
             raise self._error(
@@ -571,27 +589,26 @@ class Local:
         for key, rules in labels.keep.items():
             column = self._column(labels.path, key, n)
             for rule, bound in rules.items():
-                match rule:
-                    case "in":
-                        keep &= np.isin(column, bound)
-                    case "min":
-                        keep &= column >= bound
-                    case "max":
-                        keep &= column <= bound
-                    case _:
-                        where = f"task {labels.name}: {unknown('keep rule', rule, ('in', 'min', 'max'))}"
-                        raise self._error("index.json", where)
+                if rule != "in" and column.dtype.kind not in "iuf":
+                    problem = f"array {key!r} is {column.dtype}, keep rule {rule!r} needs numbers"
+                    raise self._error(labels.path, f"{problem}; use 'in'")
+                keep &= KEEP[rule](column, bound)
         rows = np.flatnonzero(keep)
         if not rows.size:
-            raise self._error(labels.path, f"task {labels.name} keeps no row; loosen its keep filter")
-        values, classes = target[rows], ()
+            raise self._error(
+                labels.path, f"task {labels.name} keeps no row; loosen its keep filter"
+            )
+        values = target[rows]
+        classes: tuple[str, ...] = ()
         if labels.kind == "classification":
             kept, values = np.unique(values, return_inverse=True)
             classes, values = self._class_names(labels, kept), values.astype(np.int64)
         else:
             values = values.astype(np.float64)
             if not np.isfinite(values).all():
-                problem = f"array {labels.target!r} holds values that are not finite; filter with keep"
+                problem = (
+                    f"array {labels.target!r} holds values that are not finite; filter with keep"
+                )
                 raise self._error(labels.path, problem)
         items = _Items(rows, values, classes, self._folds(labels, rows, values))
         self._check_counts(labels, items)
@@ -604,8 +621,8 @@ class Local:
         if kept.dtype.kind not in "iu" or kept.min() < 0 or kept.max() >= len(names):
             raise self._error(
                 labels.path,
-                f"array {labels.target!r} holds labels {kept[0]} to {kept[-1]}; task {labels.name} names "
-                f"{len(names)} classes, so they must be whole numbers from 0 to {len(names) - 1}",
+                f"array {labels.target!r} holds labels {kept[0]} to {kept[-1]}, task {labels.name} "
+                f"names {len(names)} classes; labels must be 0 to {len(names) - 1}, use keep",
             )
         return tuple(str(names[label]) for label in kept)
 
@@ -628,12 +645,9 @@ class Local:
         except ValueError as impossible:
             problem = f"{labels.folds} folds of task {labels.name}: {_line(impossible)}; use fewer"
             raise self._error(labels.path, problem) from None
+        everything = np.arange(len(rows))
         return tuple(
-            (
-                np.setdiff1d(np.arange(len(rows)), [*test, *val]),
-                val,
-                test,
-            )
+            (np.setdiff1d(everything, [*test, *val]), val, test)
             for test, val in zip(parts, [*parts[1:], parts[0]], strict=True)
         )
 
@@ -645,12 +659,13 @@ class Local:
             if found.get(part) != declared:
                 raise self._error(
                     labels.path,
-                    f"task {labels.name} has {found.get(part)} {part} items, the index says {declared}; "
-                    "the two must agree, correct the index or the file",
+                    f"task {labels.name} has {found.get(part)} {part} items, the index says "
+                    f"{declared}; the two must agree, correct the index",
                 )
 
     def _split(self, labels: _Labels) -> NDArray[Any]:
-        split = self._array(labels.path, labels.split)
+        n = len(self._array(labels.path, labels.target))
+        split = self._column(labels.path, labels.split, n)
         strange = sorted(set(split.tolist()) - {"train", "val", "test"})
         if strange:
             problem = f"array {labels.split!r} holds {strange[0]!r}; a row is train, val or test"
@@ -666,7 +681,6 @@ class Local:
     def _clusters(self, labels: _Labels) -> NDArray[np.str_]:
         """The cluster of every row. Tasks on one file share names, as they share places."""
         n = len(self._array(labels.path, labels.target))
-        file = labels.images
         alone = [f"row {row}" for row in range(n)]
         match labels.cluster:
             case None if labels.windows is None:
@@ -677,9 +691,10 @@ class Local:
             case "lonlat":
                 places = self._task_places(labels)
                 if places is None:
-                    raise self._error(labels.path, f"task {labels.name} clusters by a missing 'lonlat'")
-                item_m = labels.window_px * file.gsd_m if labels.windows else self._side_m(file)
-                blocks = _blocks(places, max(BLOCK_ITEMS * item_m, BLOCK_MIN_M))
+                    raise self._error(
+                        labels.path, f"task {labels.name} clusters by a missing 'lonlat'"
+                    )
+                blocks = _blocks(places, max(BLOCK_ITEMS * self._item_m(labels), BLOCK_MIN_M))
                 names = [f"block {row},{col}" for row, col in blocks.tolist()]
             case key:
                 values = [str(value) for value in self._column(labels.path, key, n).tolist()]
@@ -692,6 +707,12 @@ class Local:
             return self._scene_lonlat(labels.images, self._corners(labels) + labels.window_px / 2)
         return self._places(labels.path, len(self._array(labels.path, labels.target)))
 
+    def _item_m(self, labels: _Labels) -> float:
+        """The ground side of a task's items."""
+        if labels.windows is not None:
+            return labels.window_px * labels.images.gsd_m
+        return self._side_m(labels.images)
+
     def _corners(self, labels: _Labels) -> Ints:
         """Upper left (row, column) of every row's window in its scene: (n, 2)."""
         assert labels.windows is not None
@@ -702,8 +723,8 @@ class Local:
         if corners.shape != (n, 2) or (corners < 0).any() or (corners > limit).any():
             raise self._error(
                 labels.path,
-                f"array {labels.windows!r} has windows of {labels.window_px} px outside the scene's "
-                f"{height}x{width} px; correct them or patch_px",
+                f"array {labels.windows!r} has windows of {labels.window_px} px outside the scene "
+                f"of {height}x{width} px; correct them or patch_px",
             )
         return corners.astype(np.int64)
 
@@ -714,52 +735,76 @@ class Local:
         name = path, key
         if name not in self._cache:
             self._cache[name] = self._decode(path, key)
-            while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > CACHE_BYTES:
+            while (
+                len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > CACHE_BYTES
+            ):
                 self._cache.popitem(last=False)
         self._cache.move_to_end(name)
         return self._cache[name]
 
     def _decode(self, path: str, key: str) -> NDArray[Any]:
-        try:
-            if not key:
-                with rasterio.open(self._root / path) as scene:
-                    return np.asarray(scene.read())
-            with np.load(self._root / path, allow_pickle=False) as arrays:
-                if key in arrays.files:
-                    return np.asarray(arrays[key])
-                held = ", ".join(arrays.files)
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as broken:
-            part = f"array {key!r} " if key else ""
-            raise self._error(
-                path, f"{part}cannot be read ({_line(broken)}); it must be whole, fetch it again"
-            ) from None
+        if not key:
+            with self._scene(path) as scene:
+                return np.asarray(scene.read())
+        with self._npz(path) as arrays:
+            if key in arrays.files:
+                return np.asarray(arrays[key])
+            held = ", ".join(arrays.files)
         raise self._error(path, f"has no array {key!r}, only {held}; correct the key in index.json")
+
+    @contextmanager
+    def _npz(self, path: str) -> Iterator[Any]:
+        # NumPy leaves a file open that it fails to understand; this one is closed in any case.
+        with (
+            self._reading(path),
+            (self._root / path).open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            yield arrays
+
+    @contextmanager
+    def _scene(self, path: str) -> Iterator[Any]:
+        with self._reading(path), warnings.catch_warnings():
+            # A scene without a place is welcome: its tiles merely have no ground to compare.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(self._root / path) as scene:
+                yield scene
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Says in one line which file another library could not read."""
+        try:
+            yield
+        except UNREADABLE as broken:
+            problem = f"cannot be read ({_line(broken)}); it must be whole, fetch it again"
+            raise self._error(path, problem) from None
 
     def _column(self, path: str, key: str, n: int) -> NDArray[Any]:
         """An array with one entry per row."""
         column = self._array(path, key)
         if column.ndim < 1 or len(column) != n:
-            problem = f"array {key!r} has shape {column.shape}; its first side must be {n}, one per row"
+            problem = (
+                f"array {key!r} has shape {column.shape}; its first side must be {n}, one per row"
+            )
             raise self._error(path, f"{problem}, correct the file")
         return column
 
     def _names(self, path: str) -> tuple[str, ...]:
-        """The names of a .npz's arrays, or of a GeoTIFF's bands where it has them."""
-        try:
+        """The names of a .npz's arrays, or of a GeoTIFF's bands where all have one."""
+        if path not in self._held_names:
             if path.endswith(".npz"):
-                with np.load(self._root / path, allow_pickle=False) as arrays:
-                    return tuple(arrays.files)
-            with rasterio.open(self._root / path) as scene:
-                return tuple(name for name in scene.descriptions if name)
-        except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as broken:
-            raise self._error(path, f"cannot be read ({_line(broken)}); fetch it again") from None
+                with self._npz(path) as arrays:
+                    names = tuple(arrays.files)
+            else:
+                with self._scene(path) as scene:
+                    names = tuple(scene.descriptions)
+            self._held_names[path] = names if all(names) else ()
+        return self._held_names[path]
 
     def _numbers(self, file: _Images) -> NDArray[Any]:
         """The file's images as stored, (n, c, h, w), checked against what the index says."""
-        known = (file.path, file.key) in self._cache
         numbers = self._array(file.path, file.key)
-        if not known:
-            self._check_numbers(file, numbers)
+        self._check_numbers(file, numbers)
         return numbers if file.key else numbers[None]
 
     def _check_numbers(self, file: _Images, numbers: NDArray[Any]) -> None:
@@ -767,7 +812,9 @@ class Local:
         sides = 4 if file.key else 3
         if numbers.ndim != sides or numbers.dtype.kind not in "iuf":
             rule = f"it must be {sides}-dimensional and of whole or floating-point numbers"
-            problem = f"{what} is {numbers.dtype} {numbers.shape}, {rule}; correct the key in index.json"
+            problem = (
+                f"{what} is {numbers.dtype} {numbers.shape}, {rule}; correct the key in index.json"
+            )
             raise self._error(file.path, problem)
         found = {"shape": numbers.shape, "dtype": numbers.dtype.name}
         for aspect, declared in (("shape", file.shape), ("dtype", file.dtype)):
@@ -780,17 +827,20 @@ class Local:
         own = self._names(file.path)
         if file.key:
             own = tuple(self._array(file.path, "bands").tolist()) if "bands" in own else ()
-        if own and own != file.names:
-            problem = f"the file calls its bands {', '.join(own)}, the index {', '.join(file.names)}"
+        # Names of another vocabulary ("red") say nothing about the order; the producer's own do.
+        if own != file.names and own and set(own) <= {band.name for band in file.sensor.bands}:
+            problem = (
+                f"the file calls its bands {', '.join(own)}, the index {', '.join(file.names)}"
+            )
             raise self._error(file.path, f"{problem}; the order must agree, correct the index")
 
-    def _check_unit(self, file: _Images, middle: float) -> None:
-        """Refuse values that contradict their unit; ``middle`` is in numbers' or values' mean."""
+    def _check_unit(self, file: _Images, mean: float) -> None:
+        """Refuse a file whose mean value contradicts its unit."""
         low, high = PLAUSIBLE[file.unit]
-        if not low <= middle <= high:
+        if not low <= mean <= high:
             raise self._error(
                 file.path,
-                f"values are {middle:.4g} on average, {file.unit} must lie in {low}..{high}; "
+                f"values are {mean:.4g} on average, {file.unit} must lie in {low}..{high}; "
                 f"correct unit, scale={file.scale} or offset={file.offset} in index.json",
             )
 
@@ -798,11 +848,16 @@ class Local:
         """The .npz's ``lonlat`` (n, 2) in degrees, if it has one."""
         if "lonlat" not in self._names(path):
             return None
-        return self._column(path, "lonlat", n).astype(np.float64)
+        places = self._column(path, "lonlat", n).astype(np.float64)
+        if places.shape != (n, 2) or not (np.abs(places) <= (360, 90)).all():
+            raise self._error(
+                path, "array 'lonlat' must hold a longitude and latitude per row; fix it"
+            )
+        return places
 
     def _scene_lonlat(self, file: _Images, centres: NDArray[Any]) -> Floats | None:
         """Longitude and latitude of (row, column) positions in a scene, if it is georeferenced."""
-        with rasterio.open(self._root / file.path) as scene:
+        with self._scene(file.path) as scene:
             grid, crs = scene.transform, scene.crs
         if crs is None or not len(centres):
             return None
@@ -812,7 +867,7 @@ class Local:
 
     def _side_m(self, file: _Images) -> float:
         """The ground side of a stack's images."""
-        return max(self._numbers(file).shape[2:]) * file.gsd_m
+        return float(max(self._numbers(file).shape[2:]) * file.gsd_m)
 
     def _error(self, path: str, problem: str) -> ValueError:
         return ValueError(f"{self._root / path}: {problem}")
@@ -878,17 +933,26 @@ class Local:
         )
         split = _Entry(entry.fields.get("split"), f"{entry.where}: split")
         kfold = split.choice("by", ("array", "kfold")) == "kfold"
-        folds = int(split.number("k")) if kfold else None
+        folds = split.whole("k") if kfold else None
         if folds is not None and folds < 3:
-            raise split.error("k", "at least 3: one part each for test and validation, the rest to train")
+            raise split.error(
+                "k", "at least 3: one part each for test and validation, the rest to train"
+            )
         keep = entry.mapping("keep")
-        if not all(isinstance(rules, dict) for rules in keep.values()):
-            raise entry.error("keep", "{array: {rule: value}}")
+        for array in keep:
+            rules = _Entry(keep[array], f"{entry.where}: keep {array!r}")
+            for rule in rules.fields:
+                if rule not in KEEP:
+                    raise ValueError(f"{rules.where}: {unknown('rule', rule, KEEP)}")
+                if rule != "in":
+                    rules.number(rule)
+                elif not isinstance(rules.fields[rule], list):
+                    raise rules.error(rule, "a list of values")
         classes: str | tuple[str, ...] = ()
         if kind == "classification":
             named = isinstance(entry.fields.get("classes"), list)
             classes = entry.texts("classes") if named else entry.text("classes")
-        window_px = int(entry.number("patch_px")) if scene else 0
+        window_px = entry.whole("patch_px") if scene else 0
         if scene and window_px < MULTIPLE_PX:
             raise entry.error("patch_px", f"at least {MULTIPLE_PX}")
         return _Labels(
@@ -942,12 +1006,6 @@ def _blocks(lonlat: Floats, side_m: float) -> Ints:
     width = np.cos(np.deg2rad((row + 0.5) * side_m / degree_m))
     col = np.floor(lonlat[:, 0] * degree_m * width / side_m)
     return np.stack([row, col], axis=1).astype(np.int64)
-
-
-def _known(sensor: str) -> str:
-    if sensor not in SENSORS:
-        raise ValueError(unknown("sensor", sensor, SENSORS))
-    return sensor
 
 
 def _short(value: object) -> str:

@@ -1,18 +1,19 @@
 """A procedural land surface: what is on the ground, before any sensor looks at it.
 
-Every location has a surface around it that is a pure function of the location's number. A ladder of
-levels, from shrubs of 2 m to plains of 14 km, each draws a land use: a pattern (woodland blobs, field
-parcels, orchard rows ...) with its own length, direction, and two materials that it sets against each
-other. The levels vote at every point; the winning material covers the ground. So a coarse level
-decides where the wood is, and a fine one where its clearings are. Moisture, vigour and slope are
-continuous fields with the same variance in every octave.
+Every location has a surface around it that is a pure function of the location's number. A ladder
+of levels, from shrubs of 2 m to plains of 14 km, each draws a land use: a pattern (woodland blobs,
+field parcels, orchard rows ...) with its own length and direction, and two materials that it sets
+against each other. The levels vote at every point, and the material with most votes covers the
+ground: a coarse level decides where the wood is, a fine one where its clearings are. Moisture,
+vigour and slope are continuous fields with the same variance in every octave.
 
-A pixel sees area averages: levels a sensor resolves are sampled inside the pixel; levels finer than
-its pixel enter as the whole distribution of their votes, which is what many periods average to.
+A pixel sees area averages: levels that it resolves are sampled inside it; levels finer than the
+pixel enter as the whole distribution of their votes, which is what many periods average to.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -37,12 +38,12 @@ class Level:
 
 
 LEVELS = (
-    Level(2.2, 0.5),
-    Level(7.0, 1.1),
-    Level(22.0, 0.5),
-    Level(70.0, 1.4),
-    Level(210.0, 1.0),
-    Level(800.0, 0.5),
+    Level(2.2, 0.4),
+    Level(7.0, 1.3),
+    Level(22.0, 0.4),
+    Level(70.0, 1.7),
+    Level(240.0, 1.5),
+    Level(850.0, 0.4),
     Level(3_500.0, 1.0),
     Level(14_000.0, 0.3),
 )
@@ -50,12 +51,12 @@ JITTER = (0.6, 1.7)  # a location's length over its level's, uniform in the loga
 
 LANDUSES: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {  # how likely each material takes part: TALL ones, then FLAT ones
-        "woodland": (0.25, 0.50, 0.25, 0.20, 0.25, 0.10, 0.45),
-        "range": (0.45, 0.35, 0.20, 0.10, 0.30, 0.30, 0.30),
-        "river": (0.35, 0.40, 0.25, 0.45, 0.20, 0.20, 0.15),
-        "farmland": (0.50, 0.30, 0.20, 0.10, 0.35, 0.15, 0.40),
-        "orchard": (0.30, 0.45, 0.25, 0.10, 0.35, 0.20, 0.35),
-        "town": (0.25, 0.30, 0.45, 0.15, 0.25, 0.25, 0.35),
+        "woodland": (0.15, 0.70, 0.15, 0.10, 0.15, 0.10, 0.65),
+        "range": (0.60, 0.20, 0.20, 0.05, 0.20, 0.60, 0.15),
+        "river": (0.25, 0.60, 0.15, 0.70, 0.10, 0.10, 0.10),
+        "farmland": (0.70, 0.15, 0.15, 0.05, 0.55, 0.05, 0.35),
+        "orchard": (0.50, 0.40, 0.10, 0.05, 0.50, 0.20, 0.25),
+        "town": (0.10, 0.20, 0.70, 0.20, 0.20, 0.25, 0.35),
     }
 )
 """Overlapping on purpose: what is there hints at the land use, only its shape tells."""
@@ -64,6 +65,7 @@ _SHARPNESS = 2.2  # of the vote: the larger, the less a point is a mixture
 _OWN = 0.9  # a pattern's own two materials against the common contrast of tall and flat
 _WAVES = 16  # plane waves in a noise field
 _FRACTAL = 48  # plane waves in a continuous field
+_CONTINUOUS_M = (6.0, 30_000.0)  # their wavelengths
 _SUB = 2  # samples along each side of a pixel
 _FAR = 6  # samples along each side that stand for an unresolved level
 _LAND_BITS = np.uint64(2**62 - 1)
@@ -84,7 +86,7 @@ class Surface:
     """The surfaces around n locations.
 
     Args:
-        ids: (n,) location numbers. The low 62 bits spell the land uses, everything follows from all.
+        ids: (n,) location numbers; their low 62 bits spell the land uses.
     """
 
     def __init__(self, ids: Ids) -> None:
@@ -108,15 +110,24 @@ class Surface:
         self._votes = _SHARPNESS * self._weigh()
 
     def look(self, gsd_m: float, size_px: int) -> Ground:
-        """The ``size_px`` squared pixels of ``gsd_m`` metres centred on each location."""
+        """The ``size_px`` by ``size_px`` pixels of ``gsd_m`` metres centred on each location.
+
+        Raises:
+            ValueError: for pixels that lie beyond the ladder.
+        """
         n = len(self.ids)
         centre = ((np.arange(size_px) - (size_px - 1) / 2) * gsd_m).astype(np.float32)
         inside = ((np.arange(_SUB) + 0.5) / _SUB - 0.5).astype(np.float32) * gsd_m
         dense = (centre + inside[:, None]).ravel()
-        # A level 8 times the pixel has edges softer than the pixel: its centre will do.
+        # Patterns of 8 pixels and more are sampled at the pixels' centres: little is lost.
         hidden = [i for i, level in enumerate(LEVELS) if level.length_m < gsd_m]
         fine = [i for i, level in enumerate(LEVELS) if gsd_m <= level.length_m < 8 * gsd_m]
         coarse = [i for i, level in enumerate(LEVELS) if level.length_m >= 8 * gsd_m]
+        if not fine or not coarse:
+            raise ValueError(
+                f"gsd_m={gsd_m} lies beyond the surface's levels; use pixels of "
+                f"{LEVELS[0].length_m / 8:.2g} to {LEVELS[-1].length_m / 8:.0f} m"
+            )
         votes = self._vote(coarse, centre[None]) + self._bias[:, :, None]
         weight = np.exp(self._vote(fine, dense[None])).reshape(n, -1, _SUB, size_px, _SUB, size_px)
         weight *= np.exp(votes).reshape(n, -1, 1, size_px, 1, size_px)
@@ -167,11 +178,12 @@ class Surface:
 
     def _continuous(self, axis: Floats, gsd_m: float) -> tuple[Floats, Floats, Floats]:
         """Moisture, vigour and slope, averaged over the pixels exactly."""
-        octave = (np.arange(_FRACTAL) + self._fields[:, :, 0]) / _FRACTAL  # (n, 3, waves)
-        k = np.float32(1 / 30_000) * np.float32(30_000 / 6) ** octave
-        turn = np.pi * (self._fields[:, :, 1, :1] + _irrational(_FRACTAL)) * 2
+        where, phase = self._fields[:, :, 0], 2 * np.pi * self._fields[:, :, 1]  # (n, 3, waves)
+        low, high = _CONTINUOUS_M
+        k = ((np.arange(_FRACTAL) + where) / _FRACTAL).astype(np.float32)
+        k = np.float32(1 / high) * np.float32(high / low) ** k  # evenly many in every octave
+        turn = 2 * np.pi * (where[:, :, :1] + _irrational(_FRACTAL))
         kx, ky = k * np.cos(turn), k * np.sin(turn)
-        phase = 2 * np.pi * self._fields[:, :, 1]
         seen = np.sinc(kx * gsd_m) * np.sinc(ky * gsd_m) * np.float32(np.sqrt(2 / _FRACTAL))
         axis = np.broadcast_to(axis, (len(self.ids), len(axis)))
         wet, green, east, north = (
@@ -204,7 +216,8 @@ class _Patch:
 
     def noise(self, i: int, period: float, octaves: float) -> Floats:
         """(n, h, w) smooth noise of unit variance; ``period`` in lengths, its spread in octaves."""
-        k = 2 ** (octaves * (_irrational(_WAVES, np.sqrt(3)) - 0.5)) / (period * self.length[:, None])
+        spread = 2 ** (octaves * (_irrational(_WAVES, 3**0.5) - 0.5))
+        k = spread / (period * self.length[:, None])
         turn = 2 * np.pi * (self.shape[:, :1] + _irrational(_WAVES))
         amplitude = np.full((len(self.length), 1), np.sqrt(2 / _WAVES), np.float32)
         kx, ky = (k * np.cos(turn)).astype(np.float32), (k * np.sin(turn)).astype(np.float32)
@@ -284,8 +297,7 @@ def respell(ids: Ids, level: int, landuse: NDArray[np.int64]) -> Ids:
 
 def generator(key: np.uint64, stream: str) -> np.random.Generator:
     """Independent random numbers for every location and stream."""
-    name = int.from_bytes(stream.encode()[:8], "little")
-    return np.random.Generator(np.random.Philox(key=np.array([key, name], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=[int(key), zlib.crc32(stream.encode())]))
 
 
 def _digits(ids: Ids) -> NDArray[np.int64]:
@@ -316,9 +328,15 @@ def _superpose(axis: Floats, kx: Floats, ky: Floats, phase: Floats, amplitude: F
 
 
 def _average(weight: Floats, far: Floats) -> Floats:
-    """(n, m, points): mean over the samples s of far of the shares weight * far_s / sum."""
-    scale = np.reciprocal(far.swapaxes(1, 2) @ weight)  # (n, samples, points)
-    return weight * (far @ scale) / np.float32(far.shape[2])
+    """(n, m, points): mean over the samples s of the shares weight * far[s] / sum over m."""
+    mean = np.empty_like(weight)
+    for i, hidden in enumerate(far / np.float32(far.shape[2])):
+        for start in range(0, weight.shape[2], 1024):  # what stays in the cache
+            near = weight[i, :, start : start + 1024]
+            scale = far[i].T @ near  # (samples, points)
+            scale = hidden @ np.reciprocal(scale, out=scale)
+            np.multiply(near, scale, out=mean[i, :, start : start + 1024])
+    return mean
 
 
 def _squash(x: Floats) -> Floats:

@@ -1,8 +1,9 @@
 """Synthetic scenes: one land surface per location, seen by every sensor through its own bands.
 
-The surface (:mod:`gfmsum.data.surface`) is the same for all sensors of a location. A sensor sees area
-averages of it, mixes the signatures of what covers the ground, linearly in reflectance or in radar
-power, and adds what belongs to the scene and not to the land: illumination, haze, speckle, noise.
+The surface (:mod:`gfmsum.data.surface`) is the same for all sensors of a location. A sensor sees
+area averages of it, mixes the signatures of what covers the ground, linearly in reflectance or in
+radar power, and adds what belongs to the scene and not to the land: illumination, haze, speckle,
+noise.
 """
 
 from __future__ import annotations
@@ -32,40 +33,54 @@ from gfmsum.data.surface import (
 from gfmsum.records import Task
 from gfmsum.sensors import SENSORS, Band, Sensor, Unit, unknown
 
-CHUNK = 32  # locations at once: more save calls, fewer stay in the cache
-LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD at high resolution (ESA user guide)
+CHUNK = 64  # locations at once: more save calls, fewer save memory
 TYPICAL_PX = 7  # the level that a sensor's tasks ask about has patterns of about this many pixels
-_TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
+PLACES = np.uint64(2**62 - 1)  # numbers of locations use these bits,
+PROBES = np.uint64(2**63)  # and those of probe locations this one too, so no location is both
 
-# --- what materials look like -----------------------------------------------------------------------
+LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD (ESA, Sentinel-1 Product Definition)
+NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
 
-_KNOTS_UM = (0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.68, 0.70, 0.72, 0.75, 0.80, 0.90, 1.00, 1.10, 1.25,
-             1.38, 1.45, 1.65, 1.80, 1.95, 2.20, 2.40)  # fmt: skip
-_GRID_UM = np.arange(0.35, 2.7, 0.001)
+_SIGNATURES = (
+    "water", "dry soil", "wet soil", "sand", "green grass", "dry grass",
+    "green crop", "stubble", "broadleaf", "needleleaf", "concrete", "asphalt",
+)  # fmt: skip
 
-# In percent at the knots; rounded by hand from the shapes of field spectra.
-_PERCENT: Mapping[str, tuple[float, ...]] = {
-    "water": (5, 5.5, 5.5, 5, 3.5, 2.5, 2, 2, 1.8, 1.5, 1.3, 1, .8, .6, .4, .3, .3, .3, .3, .2, .2, .2),
-    "dry soil": (8, 10, 13, 17, 21, 24, 25, 26, 27, 28, 30, 33, 36, 38, 41, 41, 40, 45, 45, 40, 42, 38),
-    "wet soil": (5, 6, 7, 9, 11, 13, 13.5, 14, 14.5, 15, 16, 18, 20, 21, 22, 19, 17, 21, 20, 14, 17, 14),
-    "sand": (18, 22, 27, 33, 38, 41, 42, 43, 44, 45, 47, 50, 52, 54, 57, 57, 55, 60, 60, 55, 57, 53),
-    "green grass": (3, 4, 5, 10, 7, 5, 4.5, 9, 22, 38, 44, 46, 45, 44, 41, 29, 21, 29, 24, 9, 15, 10),
-    "dry grass": (6, 9, 13, 18, 23, 26, 27, 29, 31, 34, 38, 43, 46, 47, 48, 42, 38, 44, 40, 28, 32, 25),
-    "green crop": (2.5, 3, 4, 8, 5, 3.5, 3, 7, 21, 42, 50, 52, 51, 49, 45, 30, 20, 28, 22, 8, 13, 8),
-    "stubble": (7, 9, 12, 16, 20, 23, 24, 26, 27, 29, 33, 38, 41, 42, 44, 40, 37, 43, 40, 30, 35, 29),
-    "broadleaf": (2.5, 3, 3.5, 7, 5, 3.5, 3, 7, 19, 36, 42, 44, 43, 42, 39, 25, 16, 24, 18, 6, 10, 6),
-    "needleleaf": (2, 2.3, 2.8, 4.5, 3.5, 3, 2.5, 5, 12, 22, 27, 29, 29, 28, 25, 15, 9, 14, 10, 4, 6, 4),
-    "concrete": (15, 19, 23, 26, 28, 30, 31, 31.5, 32, 33, 34, 36, 37, 38, 40, 39, 38, 41, 40, 35, 36, 33),
-    "asphalt": (7, 8, 9, 10, 10.5, 11, 11.2, 11.5, 12, 12, 13, 14, 15, 15, 16, 16, 16, 18, 18, 16, 17, 16),
+# Reflectance in percent at wavelengths in um, from the shapes of published field spectra, rounded.
+_SPECTRA = np.array([
+    (0.40,     5,     8,     5,    18,     3,     6,   2.5,     7,   2.5,     2,    15,     7),
+    (0.45,   5.5,    10,     6,    22,     4,     9,     3,     9,     3,   2.3,    19,     8),
+    (0.50,   5.5,    13,     7,    27,     5,    13,     4,    12,   3.5,   2.8,    23,     9),
+    (0.55,     5,    17,     9,    33,    10,    18,     8,    16,     7,   4.5,    26,    10),
+    (0.60,   3.5,    21,    11,    38,     7,    23,     5,    20,     5,   3.5,    28,  10.5),
+    (0.65,   2.5,    24,    13,    41,     5,    26,   3.5,    23,   3.5,     3,    30,    11),
+    (0.68,     2,    25,  13.5,    42,   4.5,    27,     3,    24,     3,   2.5,    31,  11.2),
+    (0.70,     2,    26,    14,    43,     9,    29,     7,    26,     7,     5,  31.5,  11.5),
+    (0.72,   1.8,    27,  14.5,    44,    22,    31,    21,    27,    19,    12,    32,    12),
+    (0.75,   1.5,    28,    15,    45,    38,    34,    42,    29,    36,    22,    33,    12),
+    (0.80,   1.3,    30,    16,    47,    44,    38,    50,    33,    42,    27,    34,    13),
+    (0.90,     1,    33,    18,    50,    46,    43,    52,    38,    44,    29,    36,    14),
+    (1.00,   0.8,    36,    20,    52,    45,    46,    51,    41,    43,    29,    37,    15),
+    (1.10,   0.6,    38,    21,    54,    44,    47,    49,    42,    42,    28,    38,    15),
+    (1.25,   0.4,    41,    22,    57,    41,    48,    45,    44,    39,    25,    40,    16),
+    (1.38,   0.3,    41,    19,    57,    29,    42,    30,    40,    25,    15,    39,    16),
+    (1.45,   0.3,    40,    17,    55,    21,    38,    20,    37,    16,     9,    38,    16),
+    (1.65,   0.3,    45,    21,    60,    29,    44,    28,    43,    24,    14,    41,    18),
+    (1.80,   0.3,    45,    20,    60,    24,    40,    22,    40,    18,    10,    40,    18),
+    (1.95,   0.2,    40,    14,    55,     9,    28,     8,    30,     6,     4,    35,    16),
+    (2.20,   0.2,    42,    17,    57,    15,    32,    13,    35,    10,     6,    36,    17),
+    (2.40,   0.2,    38,    14,    53,    10,    25,     8,    29,     6,     4,    33,    16),
+])  # fmt: skip
+
+# C-band backscatter in dB: smooth ground is dark, canopies scatter into VH, walls reflect into VV.
+_BACKSCATTER = {
+    "VV": (-20, -14.5, -10.5, -15.5, -11.5, -13.5, -9.5, -11.5, -7.5, -8, -2.5, -6),
+    "VH": (-28, -23.5, -19.5, -25, -18.5, -21, -14.5, -19.5, -12.5, -13.5, -10.5, -14.5),
 }  # fmt: skip
 
-# C-band sigma0 in dB near 39 degrees: smooth surfaces are dark, canopies scatter into VH, walls
-# reflect twice into VV.
-_BACKSCATTER: Mapping[str, tuple[float, ...]] = {
-    "VV": (-20, -14.5, -10.5, -15.5, -11.5, -13.5, -9.5, -11.5, -7.5, -8.0, -2.0, -6.0),
-    "VH": (-28, -23.5, -19.5, -25.0, -18.5, -21.0, -15.5, -19.5, -12.5, -13.0, -10.0, -15.0),
-}
-_SIGNATURES = tuple(_PERCENT)
+_GRID_UM = np.arange(0.35, 2.7, 0.001)
+_VAPOUR = ((0.94, 0.03, 0.6), (1.13, 0.04, 0.8), (1.38, 0.05, 7.0), (1.88, 0.07, 7.0))
+"""Absorption by water vapour: centre and width in um, and optical depth along a typical path."""
 
 
 def respond(band: Band, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,12 +102,21 @@ def respond(band: Band, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
 def signature(band: Band) -> Floats:
     """(signatures,) of pure materials: reflectance, or backscatter as linear power."""
     if band.polarisation is not None:
-        return np.float32(10) ** (np.array(_BACKSCATTER[band.polarisation], np.float32) / 10)
-    spectra = [np.interp(_GRID_UM, _KNOTS_UM, percent) / 100 for percent in _PERCENT.values()]
-    return respond(band, np.array(spectra)).astype(np.float32)
+        return np.asarray(10 ** (np.array(_BACKSCATTER[band.polarisation]) / 10), np.float32)
+    um, *percent = _SPECTRA.T
+    spectra = np.array([np.interp(_GRID_UM, um, column) for column in percent]) / 100
+    return respond(band, spectra).astype(np.float32)
 
 
-def _spread(surface: Surface, ground: Ground) -> Floats:
+def _vapour(band: Band) -> float:
+    """Optical depth of water vapour in an optical band; radar does not see it."""
+    if band.polarisation is not None:
+        return 0.0
+    lines = (depth * np.exp(-(((_GRID_UM - um) / width) ** 2)) for um, width, depth in _VAPOUR)
+    return float(respond(band, np.sum(list(lines), axis=0)))
+
+
+def _shares(surface: Surface, ground: Ground) -> Floats:
     """(n, signatures, h, w) shares of pure signatures in every pixel."""
     cover = dict(zip(MATERIALS, ground.cover.swapaxes(0, 1), strict=True))
     needle, concrete = surface.traits[:, 2, None, None], surface.traits[:, 3, None, None]
@@ -110,70 +134,117 @@ def _spread(surface: Surface, ground: Ground) -> Floats:
     return np.stack([shares[name] for name in _SIGNATURES], axis=1)
 
 
+class _Scene:
+    """What a picture owes to its moment and not to the land; numbers are (n, 1, 1, 1)."""
+
+    def __init__(self, places: Ids, sensor: Sensor) -> None:
+        self.draws = [generator(place, sensor.name) for place in places]
+        drawn = [rng.random(6 + len(sensor.bands), dtype=np.float32) for rng in self.draws]
+        uniform = np.stack(drawn)[:, :, None, None, None]
+        self.azimuth, self.relief, self.gain, self.vapour, self.haze, self.cirrus = (
+            uniform[:, i] for i in range(6)
+        )
+        self.balance = uniform[:, 6:, 0]  # (n, c, 1, 1)
+
+    def shading(self, slope: Floats) -> Floats:
+        """(n, 1, h, w): slopes that face the sun or the radar are brighter."""
+        towards = [np.cos(2 * np.pi * self.azimuth), np.sin(2 * np.pi * self.azimuth)]
+        facing = slope * np.concatenate(towards, axis=1)
+        return np.asarray(np.exp(0.2 * self.relief * facing.sum(1, keepdims=True)))
+
+    def speckle(self, like: Floats) -> Floats:
+        """Multiplicative, of mean one."""
+        out = np.empty_like(like)
+        for row, rng in zip(out, self.draws, strict=True):
+            rng.standard_gamma(LOOKS, out=row, dtype=np.float32)
+        return out / np.float32(LOOKS)
+
+    def noise(self, like: Floats) -> Floats:
+        """Additive, of unit variance."""
+        out = np.empty_like(like)
+        for row, rng in zip(out, self.draws, strict=True):
+            rng.standard_normal(out=row, dtype=np.float32)
+        return out
+
+
 class Instrument:
-    """A sensor that looks at surfaces."""
+    """A sensor that looks at surfaces. Its bands are all optical or all radar."""
 
     def __init__(self, sensor: Sensor) -> None:
         self.sensor = sensor
         self.signatures = np.stack([signature(band) for band in sensor.bands])  # (c, signatures)
+        self._um = np.array([band.wavelength_um or 0 for band in sensor.bands], np.float32)
+        self._cross = np.array([band.polarisation == "VH" for band in sensor.bands], np.float32) * np.float32(0.4)
+        self._depth = np.array([_vapour(band) for band in sensor.bands], np.float32)
 
     def observe(self, surface: Surface, ground: Ground) -> Floats:
-        """Pixels in the bands' units: float32 (n, c, h, w)."""
-        n, side = len(surface.ids), ground.cover.shape[-1]
-        draw = [generator(key, self.sensor.name) for key in surface.ids]
-        scene = np.stack([rng.random(16, dtype=np.float32) for rng in draw])
-        sun = 2 * np.pi * scene[:, :1]
-        towards = np.stack([np.cos(sun), np.sin(sun)], axis=1)[..., None]
-        relief = np.exp(0.2 * scene[:, 1, None, None] * (ground.slope * towards).sum(1))
-        spread = _spread(surface, ground) * relief[:, None]
-        out = np.empty((n, len(self.sensor.bands), side, side), np.float32)
+        """What the sensor delivers.
+
+        Args:
+            surface: n locations.
+            ground: what covers their pixels, h = w, on the sensor's grid.
+
+        Returns:
+            float32 (n, c, h, w) in the bands' units.
+        """
+        scene = _Scene(surface.ids, self.sensor)
+        side = ground.cover.shape[-1]
+        light = _shares(surface, ground) * scene.shading(ground.slope)
+        out = np.empty((len(surface.ids), len(self.sensor.bands), side, side), np.float32)
         for gsd in sorted({band.gsd_m for band in self.sensor.bands}):
-            at = [i for i, band in enumerate(self.sensor.bands) if band.gsd_m == gsd]
+            bands = [i for i, band in enumerate(self.sensor.bands) if band.gsd_m == gsd]
             # A band coarser than the grid is averaged over its own pixels, then repeated.
-            cell = np.arange(side) // max(1, round(gsd / self.sensor.gsd_m))
+            cell = np.arange(side) // round(gsd / self.sensor.gsd_m)
             mean = (cell == np.unique(cell)[:, None]).astype(np.float32)
             mean /= mean.sum(1, keepdims=True)
-            seen = spread if len(mean) == side else mean @ spread @ mean.T
-            pure = self._signatures_at(surface, at)
-            value = (pure @ seen.reshape(n, len(_SIGNATURES), -1)).reshape(n, -1, *seen.shape[2:])
-            value = self._measure(at, value, scene, draw)
-            out[:, at] = value if len(mean) == side else value[:, :, cell[:, None], cell]
+            seen = light if len(mean) == side else mean @ light @ mean.T
+            pure = self._local_signatures(surface, bands)
+            sent = pure @ seen.reshape(*seen.shape[:2], -1)
+            sent = sent.reshape(*sent.shape[:2], *seen.shape[2:])
+            radar = self.sensor.bands[0].unit is Unit.DB
+            read = self._radar(sent, scene) if radar else self._camera(sent, scene, bands)
+            out[:, bands] = read[:, :, cell[:, None], cell]
         return out
 
-    def _signatures_at(self, surface: Surface, bands: list[int]) -> Floats:
+    def _local_signatures(self, surface: Surface, bands: list[int]) -> Floats:
         """(n, bands, signatures): every place has its own kind of soil, grass, roof ..."""
         bright, tilt = np.split(2 * surface.traits[:, None, 4:28] - 1, 2, axis=2)
-        if self.sensor.bands[0].unit is Unit.DB:
-            return np.asarray(self.signatures[bands] * np.exp(0.35 * bright), np.float32)
-        um = np.array([self.sensor.bands[i].wavelength_um for i in bands], np.float32)[:, None]
-        return np.asarray(self.signatures[bands] * np.exp(0.25 * bright + 0.25 * tilt * (um - 1)))
+        # Tilt makes the near infrared brighter than the visible, or VH brighter than VV.
+        lean = self._um[bands] - 1 if self._um.any() else self._cross[bands]
+        change = np.exp(0.35 * bright + 0.5 * tilt * lean[:, None])
+        return np.asarray(self.signatures[bands] * change)
 
-    def _measure(
-        self, bands: list[int], value: Floats, scene: Floats, draw: list[np.random.Generator]
-    ) -> Floats:
-        """From what the ground sends (reflectance or power) to pixel values."""
-        unit = self.sensor.bands[0].unit
-        scene = scene[:, :, None, None, None]
-        if unit is Unit.DB:
-            speckle = np.empty_like(value)
-            for row, rng in zip(speckle, draw, strict=True):
-                rng.standard_gamma(LOOKS, out=row, dtype=np.float32)
-            power = (value * 10 ** (0.2 * scene[:, 2] - 0.1) + NOISE_POWER) * speckle / LOOKS
-            return np.clip(10 * np.log10(power), -35, 10)
-        noise = np.empty_like(value)
-        for row, rng in zip(noise, draw, strict=True):
-            rng.standard_normal(out=row, dtype=np.float32)
-        um = np.array([self.sensor.bands[i].wavelength_um for i in bands], np.float32)[:, None, None]
-        vapour = [respond(self.sensor.bands[i], _VAPOUR) for i in bands]
-        depth = np.array(vapour, np.float32)[:, None, None]
-        value = value * np.exp(0.5 * (scene[:, 2] - 0.5) - (0.5 + scene[:, 3]) * depth)
-        value += 0.06 * scene[:, 4] ** 2 * (0.55 / um) ** 2 * np.exp(-depth) + 0.006 * scene[:, 5]
-        value += noise * (0.0005 + 0.015 * value)
-        if unit is Unit.REFLECTANCE:
+    def _radar(self, power: Floats, scene: _Scene) -> Floats:
+        """Backscatter in dB, within what the product can hold."""
+        power = power * 10 ** (0.3 * (scene.gain - 0.5)) + np.float32(NOISE_POWER)
+        return np.asarray(np.clip(10 * np.log10(power * scene.speckle(power)), -35, 10))
+
+    def _camera(self, reflectance: Floats, scene: _Scene, bands: list[int]) -> Floats:
+        """Reflectance through the air, or what an aerial camera makes of it."""
+        um, depth = self._um[bands, None, None], self._depth[bands, None, None]
+        clear = np.exp(-(0.5 + scene.vapour) * depth)
+        haze = 0.05 * scene.haze**2 * (0.55 / um) ** 2
+        value = np.exp(0.5 * (scene.gain - 0.5)) * clear * (reflectance + haze)
+        value += 0.006 * scene.cirrus  # lies above the vapour
+        value += scene.noise(value) * (0.0005 + 0.015 * value)
+        if self.sensor.bands[0].unit is Unit.REFLECTANCE:
             return np.clip(value, 0, 1.2)
-        # Aerial cameras are set for a well-exposed picture, band by band.
-        gain = np.where(um > 0.7, 1.25, 2.0) * np.exp(0.3 * (scene[:, 6 + np.array(bands)] - 0.5)[:, :, 0])
-        return np.rint(np.clip(255 * gain.astype(np.float32) * np.maximum(value, 0) ** 0.8, 0, 255))
+        # Cameras are set for a well-exposed picture, band by band.
+        exposure = np.where(um > 0.7, 1.25, 2).astype(np.float32)
+        exposure = exposure * np.exp(0.16 * (scene.balance[:, bands] - 0.5))
+        return np.rint(np.clip(255 * exposure * np.maximum(value, 0) ** 0.8, 0, 255))
+
+
+def asked(sensor: Sensor) -> int:
+    """The level that the sensor's tasks ask about: the one whose patterns fit its footprint."""
+    typical = np.log([level.length_m / (TYPICAL_PX * sensor.gsd_m) for level in LEVELS])
+    return int(np.abs(typical).argmin())
+
+
+_TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
+
+type _Rows = NDArray[np.int64]
+type _Probe = tuple[Samples, dict[str, NDArray[Any]], tuple[_Rows, _Rows, _Rows]]
 
 
 class Synthetic:
@@ -182,7 +253,7 @@ class Synthetic:
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
         self._instruments = {name: Instrument(sensor) for name, sensor in SENSORS.items()}
-        self._probes: dict[tuple[str, int], _Probes] = {}
+        self._probes: dict[tuple[str, int], _Probe] = {}
 
     @property
     def sensors(self) -> Mapping[str, Sensor]:
@@ -204,6 +275,77 @@ class Synthetic:
     def pretraining(
         self, sensor: str, slots: range, size_px: int, seed: Sequence[int]
     ) -> list[Samples]:
-        raw = stream("synthetic", self.config.world, *seed).bit_generator.random_raw(slots.stop)
-        pixels, _ = self._scenes(sensor, ids := _places(raw[list(slots)], probe=False), size_px)
-        return [self._samples(sensor, pixels, [f"synthetic/{self.config.world}/{i:016x}" for i in ids])]
+        places = self._places("pretraining", *seed, count=slots.stop)[list(slots)]
+        names = [f"synthetic/{self.config.world}/{place:016x}" for place in places]
+        return [self._samples(sensor, names, self._scenes(sensor, places, size_px)[0])]
+
+    def tasks(self, sensor: str) -> list[Task]:
+        self._instrument(sensor)
+        return [
+            Task(
+                f"{name}_{sensor}",
+                sensor,
+                classes=tuple(LANDUSES) if row["kind"] == "classification" else (),
+                clustered=False,
+                **row,
+            )
+            for name, row in _TASKS["tasks"].items()
+        ]
+
+    def labelled(self, task: Task, size_px: int) -> Labelled:
+        known = {t.name: t for t in self.tasks(task.sensor)}
+        if task.name not in known:
+            raise ValueError(unknown("task", task.name, known))
+        key = task.sensor, size_px
+        if key not in self._probes:
+            self._probes[key] = self._probe(*key)
+        samples, targets, fold = self._probes[key]
+        return Labelled(task, samples, targets[task.name], samples.ids, (fold,))
+
+    def _probe(self, sensor: str, size_px: int) -> _Probe:
+        level = asked(SENSORS[sensor])
+        places, names, parts, landuse = [], [], [], []
+        for part in ("train", "val", "test"):
+            count = getattr(self.config, part)
+            landuse.append(np.arange(count) % len(LANDUSES))  # balanced
+            places.append(respell(self._places(part, count=count) | PROBES, level, landuse[-1]))
+            names += [f"synthetic/{self.config.world}/{part}/{i}" for i in range(count)]
+            parts.append(np.arange(len(names) - count, len(names)))
+        pixels, length, canopy = self._scenes(sensor, np.concatenate(places), size_px)
+        targets = {
+            f"landuse_{sensor}": np.concatenate(landuse),
+            f"grain_{sensor}": np.log2(length[:, level] / SENSORS[sensor].gsd_m, dtype=np.float64),
+            f"canopy_{sensor}": canopy,
+        }
+        return self._samples(sensor, names, pixels), targets, (parts[0], parts[1], parts[2])
+
+    def _places(self, *key: int | str, count: int) -> Ids:
+        """The first ``count`` locations of a list."""
+        bits = stream("synthetic", self.config.world, *key).bit_generator
+        return np.asarray(bits.random_raw(count)) & PLACES
+
+    def _instrument(self, sensor: str) -> Instrument:
+        if sensor not in self._instruments:
+            raise ValueError(unknown("sensor", sensor, self._instruments))
+        return self._instruments[sensor]
+
+    def _scenes(
+        self, sensor: str, places: Ids, size_px: int
+    ) -> tuple[Floats, Floats, NDArray[np.float64]]:
+        """Pixels (n, c, h, w), lengths of the levels (n, levels), share of trees (n,)."""
+        instrument = self._instrument(sensor)
+        pixels = np.empty((len(places), len(instrument.sensor.bands), size_px, size_px), np.float32)
+        length = np.empty((len(places), len(LEVELS)), np.float32)
+        canopy = np.empty(len(places))
+        for start in range(0, len(places), CHUNK):
+            part = slice(start, start + CHUNK)
+            surface = Surface(places[part])
+            ground = surface.look(instrument.sensor.gsd_m, size_px)
+            pixels[part] = instrument.observe(surface, ground)
+            length[part] = surface.length_m
+            canopy[part] = ground.cover[:, MATERIALS.index("trees")].mean((1, 2), dtype=np.float64)
+        return pixels, length, canopy
+
+    def _samples(self, sensor: str, names: list[str], pixels: Floats) -> Samples:
+        instrument = SENSORS[sensor]
+        return Samples(sensor, instrument.bands, instrument.gsd_m, pixels, np.array(names, np.str_))

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from gfmsum.model.blocks import blocks, linear
 from gfmsum.sensors import Band
 
 _POLARISATIONS = ("H", "V")
@@ -71,15 +71,17 @@ class BandKernels(nn.Module):
     def __init__(self, code_width: int, patch_pixels: int, token_width: int) -> None:
         super().__init__()
         self.patch_pixels, self.token_width = patch_pixels, token_width
-        self.project = nn.Linear(6 * _FREQUENCIES, code_width)
+        self.project = linear(6 * _FREQUENCIES, code_width)
         self.transmit = nn.Embedding(3, code_width, padding_idx=0)
         self.receive = nn.Embedding(3, code_width, padding_idx=0)
         self.bias_token = nn.Parameter(torch.randn(1, code_width) * 0.02)
-        self.block = Block(code_width, num_heads=4, qkv_bias=True)
+        self.block = blocks(code_width, depth=1, heads=4)
         self.norm = nn.LayerNorm(code_width)
         self.kernel = nn.Linear(code_width, patch_pixels * token_width)
-        # The normed code has unit variance: pixels of unit variance then give tokens of unit variance.
-        nn.init.normal_(self.kernel.weight, std=(code_width * patch_pixels) ** -0.5)
+        # Pixels of unit variance give tokens of unit variance. The factor of forward() rather than a
+        # small initial weight keeps an optimiser step small: all inputs of a kernel move together.
+        self.scale = code_width**-0.5
+        nn.init.normal_(self.kernel.weight, std=patch_pixels**-0.5)
         nn.init.zeros_(self.kernel.bias)
         self._features: dict[tuple[Band, ...], tuple[Tensor, Tensor]] = {}
 
@@ -100,7 +102,7 @@ class BandKernels(nn.Module):
         """Returns kernels, float (c, p, d), and what the bias token became, float (k,)."""
         tokens = torch.cat([self.codes(bands), self.bias_token])
         mixed = self.norm(self.block(tokens[None])[0])
-        kernels = self.kernel(mixed[:-1]).unflatten(-1, (self.patch_pixels, self.token_width))
+        kernels = (self.scale * self.kernel(mixed[:-1])).unflatten(-1, (self.patch_pixels, self.token_width))
         return kernels, mixed[-1]
 
 
@@ -110,7 +112,7 @@ class BandEmbedding(nn.Module):
     def __init__(self, code_width: int, patch_px: int, width: int) -> None:
         super().__init__()
         self.kernels = BandKernels(code_width, patch_px**2, width)
-        self.bias = nn.Linear(code_width, width)
+        self.bias = linear(code_width, width)
 
     def forward(self, patches: Tensor, bands: Sequence[Band]) -> Tensor:
         """Embed patches.

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from einops import rearrange
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandEmbedding
+from gfmsum.model.blocks import blocks
 from gfmsum.sensors import Band
 
 _WAVELENGTHS_M = (2.0, 200_000.0)  # of the position code: from an aerial patch to a MODIS image
+_AMPLITUDE = 4.0  # of the position code: where a patch lies outweighs what it shows, at first
 
 
 def patchify(x: Tensor, patch_px: int) -> Tensor:
@@ -47,12 +49,14 @@ def unpatchify(patches: Tensor, h: int, w: int, patch_px: int) -> Tensor:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
     """Sine-cosine codes of where on the ground the patches of a grid lie.
 
     Coordinates are metres, so the code says how far patches are apart whatever the sensor. Each wave is
     averaged over its patch: waves shorter than a patch fade out instead of aliasing (as the
-    integrated encoding of Barron et al. 2021 does along rays).
+    integrated encoding of Barron et al. 2021 does along rays). Waves much longer than the image are
+    zero at its centre and all but zero elsewhere.
 
     Args:
         h, w: rows and columns of patches.
@@ -69,13 +73,13 @@ def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
     def axis(count: int) -> Tensor:
         centres = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * gsd_m
         angle = 2 * math.pi * centres[:, None] / waves
-        return torch.cat([angle.sin() * averaging, angle.cos() * averaging], dim=-1)
+        return torch.cat([angle.sin() * averaging, (angle.cos() - 1) * averaging], dim=-1)
 
     rows, columns = axis(h), axis(w)
     grid = torch.cat(
         [rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)], dim=-1
     )
-    return grid.flatten(0, 1).float()
+    return (_AMPLITUDE * grid.flatten(0, 1)).float()
 
 
 class Encoder(nn.Module):
@@ -86,11 +90,8 @@ class Encoder(nn.Module):
         self.patch_px = model.patch_px
         self.width = model.width
         self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width)
-        self.blocks = nn.ModuleList(
-            Block(model.width, num_heads=model.heads, qkv_bias=True) for _ in range(model.depth)
-        )
+        self.blocks = blocks(model.width, model.depth, model.heads)
         self.norm = nn.LayerNorm(model.width)
-        self._positions: dict[tuple[int, int, float], Tensor] = {}
 
     def tokens(
         self,
@@ -113,26 +114,15 @@ class Encoder(nn.Module):
         Returns:
             float (b, v or n, d).
         """
-        positions = self.positions(grid, gsd_m)
+        positions = ground_positions(*grid, gsd_m * self.patch_px, self.width).to(patches.device)
         if visible is None:
             return self.embedding(patches, bands) + positions
         index = visible[:, :, None, None].expand(-1, -1, *patches.shape[2:])
         return self.embedding(patches.gather(1, index), bands) + positions[visible]
 
-    def positions(self, grid: tuple[int, int], gsd_m: float) -> Tensor:
-        """The position codes of a grid of patches: float (n, d)."""
-        key = (*grid, gsd_m)
-        known = self._positions.get(key)
-        if known is None or known.device != self.norm.weight.device:
-            known = ground_positions(*grid, gsd_m * self.patch_px, self.width)
-            known = self._positions[key] = known.to(self.norm.weight.device)
-        return known
-
     def trunk(self, tokens: Tensor) -> Tensor:
         """The transformer: float (b, v, d) to float (b, v, d), normed."""
-        for block in self.blocks:
-            tokens = block(tokens)
-        out: Tensor = self.norm(tokens)
+        out: Tensor = self.norm(self.blocks(tokens))
         return out
 
     def forward_features(

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandPrediction
+from gfmsum.model.blocks import blocks, linear
 from gfmsum.model.encoder import Encoder, ground_positions, patchify, unpatchify
 from gfmsum.sensors import Band
 
@@ -52,15 +52,10 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.model = model
         self.encoder = Encoder(model)
-        self.decoder_input = nn.Linear(model.width, model.decoder_width)
+        self.decoder_input = linear(model.width, model.decoder_width)
         self.mask_token = nn.Parameter(torch.randn(model.decoder_width) * 0.02)
-        self.decoder = nn.Sequential(
-            *(
-                Block(model.decoder_width, num_heads=model.decoder_heads, qkv_bias=True)
-                for _ in range(model.decoder_depth)
-            ),
-            nn.LayerNorm(model.decoder_width),
-        )
+        self.decoder = blocks(model.decoder_width, model.decoder_depth, model.decoder_heads)
+        self.decoder_norm = nn.LayerNorm(model.decoder_width)
         self.prediction = BandPrediction(model.code_width, model.patch_px, model.decoder_width)
 
     def choose_visible(self, images: int, patches: int, rng: torch.Generator) -> Tensor:
@@ -138,7 +133,7 @@ class MaskedAutoencoder(nn.Module):
             ground_positions(*grid, gsd_m * patch_px, width).to(device).expand(count, -1, -1)
             for (_, _, gsd_m), count in zip(views, counts, strict=True)
         ]
-        decoded = self.decoder(tokens + torch.cat(positions)).split(counts)
+        decoded = self.decoder_norm(self.decoder(tokens + torch.cat(positions))).split(counts)
         predicted = [
             self.prediction(part, bands) for part, (_, bands, _) in zip(decoded, views, strict=True)
         ]

@@ -1,0 +1,155 @@
+"""Metrics, features and the linear probe against oracles and planted answers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
+
+from gfmsum.data.sample import Labelled, Samples
+from gfmsum.probe.features import band_means, band_statistics
+from gfmsum.probe.fit import LIMITS, linear, probe, search
+from gfmsum.probe.tasks import measure
+from gfmsum.records import Task
+from gfmsum.sensors import S1
+
+CLASSES = Task("c", "s1", "classification", "accuracy", 1 / 3, 1.0, ("a", "b", "c"))
+VALUES = Task("v", "s1", "regression", "r2", 0.0, 1.0)
+FOLDS = (np.arange(0, 120), np.arange(120, 180), np.arange(180, 300))
+
+
+@given(st.integers(0, 10**6), st.integers(30, 60))
+def test_metrics_agree_with_scikit_learn_and_are_means_of_items(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    target, guess = rng.integers(3, size=n), rng.integers(3, size=n).astype(float)
+    values, predicted = rng.normal(size=n), rng.normal(size=n)
+    balanced = Task("b", "s1", "classification", "balanced_accuracy", 1 / 3, 1.0, CLASSES.classes)
+    present = np.isin(guess, target)  # scikit-learn warns of guesses of absent classes
+    for task, y, p, oracle in (
+        (CLASSES, target, guess, accuracy_score),
+        (balanced, target, np.where(present, guess, target[0]), balanced_accuracy_score),
+        (VALUES, values, predicted, r2_score),
+    ):
+        value, items = measure(task, y, p)
+        assert value == pytest.approx(oracle(y, p))
+        assert items.mean() == pytest.approx(value)
+
+
+def test_measure_refuses_what_has_no_value() -> None:
+    with pytest.raises(ValueError, match="all 3 targets are equal"):
+        measure(VALUES, np.ones(3), np.zeros(3))
+    unknown = Task("m", "s1", "classification", "f1", 0.0, 1.0)
+    with pytest.raises(ValueError, match="unknown metric 'f1'"):
+        measure(unknown, np.ones(3), np.zeros(3))
+
+
+def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise features of which two columns hold a class and a value."""
+    rng = np.random.default_rng(seed)
+    labels, values = rng.integers(3, size=300), rng.normal(size=300)
+    features = rng.normal(size=(300, 20))
+    features[:, 3] += 8 * labels
+    features[:, 7] = values
+    return features, labels, values
+
+
+def test_planted_answers_are_found() -> None:
+    features, labels, values = planted()
+    found = linear(features, labels, FOLDS, CLASSES)
+    assert (found.prediction == labels[FOLDS[2]]).mean() > 0.9
+    assert found.logits.shape == (120, 3)
+    np.testing.assert_array_equal(found.logits.argmax(1), found.prediction)
+    regressed = linear(features, values, FOLDS, VALUES)
+    np.testing.assert_allclose(regressed.prediction, values[FOLDS[2]], atol=1e-2)
+
+
+def test_shuffled_labels_fall_to_chance() -> None:
+    features, labels, values = planted()
+    rng = np.random.default_rng(1)
+    guess = linear(features, rng.permutation(labels), FOLDS, CLASSES).prediction
+    # 120 test items at chance 1/3: 0.333 +- 3 x 0.043.
+    assert (guess == labels[FOLDS[2]]).mean() < 0.47
+    flat = linear(features, rng.permutation(values), FOLDS, VALUES).prediction
+    assert r2_score(values[FOLDS[2]], flat) < 0.1
+
+
+def test_test_items_have_no_say() -> None:
+    features, labels, _ = planted()
+    poisoned = labels.copy()
+    poisoned[FOLDS[2]] = 0
+    a, b = (linear(features, y, FOLDS, CLASSES) for y in (labels, poisoned))
+    np.testing.assert_array_equal(a.logits, b.logits)
+    assert a.strength == b.strength
+
+
+def test_a_class_absent_from_training_is_never_predicted_and_stays_finite() -> None:
+    features, labels, _ = planted()
+    labels[FOLDS[0]] = labels[FOLDS[0]] % 2
+    found = linear(features, labels, FOLDS, CLASSES)
+    assert set(found.prediction) <= {0.0, 1.0}
+    assert np.isfinite(found.logits).all()
+
+
+def test_bad_features_and_labels_are_refused() -> None:
+    features, labels, _ = planted()
+    with pytest.raises(ValueError, match="hold one class"):
+        linear(features, np.zeros(300, dtype=int), FOLDS, CLASSES)
+    features[5, 2] = np.nan
+    with pytest.raises(ValueError, match="1 of 300 items have features that are not finite"):
+        linear(features, labels, FOLDS, CLASSES)
+
+
+@pytest.mark.parametrize(("best", "edge"), [(-3.0, False), (4.0, False), (-8.0, False), (9.0, True)])
+def test_the_grid_grows_until_its_edge_no_longer_wins(best: float, edge: bool) -> None:
+    tried = []
+
+    def fit(exponent: float) -> tuple[np.ndarray, float]:
+        tried.append(exponent)
+        return np.array([[exponent]]), abs(exponent - best)
+
+    outputs, strength, at_edge = search(fit)
+    assert outputs[0, 0] == min(best, LIMITS[1])
+    assert strength == pytest.approx(10.0 ** min(best, LIMITS[1]))
+    assert at_edge is edge
+    assert len(tried) == len(set(tried))
+
+
+def items(task: Task, folds: tuple = (FOLDS,)) -> Labelled:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    pixels = rng.normal(size=(300, 2, 4, 4)).astype(np.float32)
+    pixels[:, 0] += labels[:, None, None]
+    ids = np.array([f"i{k}" for k in range(300)])
+    samples = Samples("s1", S1.bands, 10.0, pixels, ids)
+    return Labelled(task, samples, labels, ids, folds)
+
+
+def test_a_score_is_the_mean_of_its_items_in_utility() -> None:
+    score, frame = probe(band_means, items(CLASSES))
+    assert score.n_test == len(frame) == 120
+    assert frame["contribution"].mean() == pytest.approx(score.utility)
+    assert score.utility == pytest.approx((score.value - 1 / 3) / (2 / 3))
+    assert frame["item"].tolist() == [f"i{k}" for k in FOLDS[2]]
+    assert score.value > 0.8
+
+
+def test_cross_validation_answers_for_every_item_once() -> None:
+    parts = np.array_split(np.arange(300), 5)
+    folds = tuple(
+        (np.concatenate([parts[j] for j in range(5) if j not in (i, (i + 1) % 5)]),
+         parts[(i + 1) % 5], parts[i])
+        for i in range(5)
+    )  # fmt: skip
+    score, frame = probe(band_means, items(CLASSES, folds))
+    assert sorted(frame["item"]) == sorted(f"i{k}" for k in range(300))
+    assert score.n_test == 300
+
+
+def test_baselines_by_hand() -> None:
+    pixels = np.arange(32, dtype=np.float32).reshape(1, 2, 4, 4)
+    samples = Samples("s1", S1.bands, 10.0, pixels, np.array(["a"]))
+    none = np.arange(1)
+    np.testing.assert_allclose(band_means(samples, none), [[7.5, 23.5]])
+    first = np.arange(16)
+    want = [first.mean(), first.std(), np.percentile(first, 10), np.percentile(first, 90)]
+    np.testing.assert_allclose(band_statistics(samples, none)[0, ::2], want)

@@ -1,0 +1,73 @@
+"""Words to configuration: what is understood, and what every mistake is told."""
+
+import pytest
+
+from gfmsum.budget import BUDGETS
+from gfmsum.config import AblationConfig, ConfigError, LocalConfig, SyntheticConfig, load
+
+
+def test_no_words_give_the_defaults() -> None:
+    assert load([]) == AblationConfig()
+
+
+def test_words_reach_every_level() -> None:
+    config = load(
+        ["sensor=s2", "mix=s1+s2", "replicates=5", "margin=0.02", "data.world=7",
+         "budget=micro", "budget.model.depth=2", "budget.learning_rate=1", "out=/tmp/x"]
+    )  # fmt: skip
+    assert (config.sensor, config.mix, config.replicates) == ("s2", "s1+s2", 5)
+    assert config.data == SyntheticConfig(world=7)
+    assert config.budget.name == "micro" and config.budget.model.depth == 2
+    assert config.budget.learning_rate == 1.0
+    assert config.budget.seen == BUDGETS["micro"].seen
+
+
+def test_a_group_is_chosen_wherever_its_word_stands() -> None:
+    config = load(["data.root=../x", "data=local"])
+    assert config.data == LocalConfig(root="../x")
+    assert config.data_name == "local"
+
+
+def test_a_mix_without_a_sensor_is_plain_text() -> None:
+    assert load(["mix=all-s1"]).mix == "all-s1"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sensr=s1", r"unknown option 'sensr'.*did you mean 'sensor'\?"),
+        ("budget=tinny", r"unknown budget 'tinny'.*did you mean 'tiny'\?"),
+        ("data=local2", r"unknown data 'local2'.*did you mean 'local'\?"),
+        ("budget.sen=3", r"unknown option 'budget.sen'.*did you mean 'budget.seen'\?"),
+        ("data.root=x", r"unknown option 'data.root'"),
+        ("replicates=0", "replicates=0 must be at least 1"),
+        ("replicates=two", "replicates='two' must be a whole number"),
+        ("replicates=1.5", "replicates=1.5 must be a whole number"),
+        ("seed=null", "seed=None must be a whole number"),
+        ("seed=true", "seed=True must be a whole number"),
+        ("margin=0", "margin=0.0 must lie between 0 and 1"),
+        ("device=gpu", "unknown device 'gpu'"),
+        ("sensor=s1,s2", "one plain value per key"),
+        ("sensor=[s1]", "one plain value per key"),
+        ("+sensor=s1", "one plain value per key"),
+        ("~sensor", "one plain value per key"),
+        ("sensor", "write key=value"),
+        ("=s1", "unknown option ''"),
+        ("budget.batch=0", "batch=0 at least 1"),
+        ("budget.seen=10", "does not pay for one step"),
+        ("budget.model.patch_px=5", "image_px=32 must be a multiple of patch_px=5"),
+        ("budget.model.width=100", "multiples of"),
+        ("data.test=3", "data.test=3 must be at least 60"),
+    ],
+)
+def test_mistakes_get_one_line(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load([word])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_question_is_what_decides_the_numbers_and_nothing_else() -> None:
+    plain = load([])
+    assert load(["out=a", "store=b", "jobs=3", "device=cpu"]).question() == plain.question()
+    for word in ("seed=1", "margin=0.02", "sensor=s2", "budget.batch=30", "data.world=1"):
+        assert load([word]).question() != plain.question()
