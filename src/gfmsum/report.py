@@ -1,8 +1,8 @@
 """What a study found, as one self-contained HTML file; its figures are also SVG strings.
 
-:func:`render` reads a study's folder and writes ``report.html`` beside the tables: no script, no request,
-the same bytes for the same input. :func:`forest`, :func:`curves` and :func:`dots` draw single
-figures, for a notebook::
+:func:`render` reads a study's folder and writes ``report.html`` beside the tables: no script, no
+request, the same bytes for the same input. :func:`forest`, :func:`curves` and :func:`dots` draw
+single figures, for a notebook::
 
     IPython.display.SVG(forest(verdict))
 
@@ -56,7 +56,7 @@ ARMS: Mapping[str, str] = {
 
 BASELINES = ("band statistics", "band means")
 
-# One colour per arm throughout, from Okabe and Ito's palette; the shapes say the same without colour.
+# One colour per arm throughout, after Okabe and Ito; the shapes say the same without colour.
 LIGHT = {
     "page": "#ffffff",
     "ink": "#1c2430",
@@ -84,7 +84,7 @@ MARKERS = {"solo": "o", "share": "s", "mix": "D", "floor": "v"}
 MINUS, BLANK, NARROW_SPACE = "\u2212", "\u2013", "\u202f"
 
 
-# --- reading ---------------------------------------------------------------------------------------
+# --- reading ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Study:
     verdict: Mapping[str, Any]
     scores: pd.DataFrame
     curves: pd.DataFrame
-    runs: Mapping[str, Mapping[str, Any]]  # the ledger, by fingerprint
+    runs: Mapping[str, Mapping[str, Any]]  # the ledger
     config: str
     reconstructions: Mapping[str, NDArray[np.float32]]  # (k, 3, h, w, channels) in [0, 1]
 
@@ -120,12 +120,16 @@ class Study:
                 cause = " ".join(str(error).split())
                 raise ValueError(f"{path} cannot be read ({cause}): run the study again") from error
 
-        no_curves = pd.DataFrame(columns=["arm", "replicate", "run", "step", "seen", "sensor", "loss"])
+        no_curves = pd.DataFrame(
+            columns=["arm", "replicate", "run", "step", "seen", "sensor", "loss"]
+        )
         return cls(
             verdict=read("verdict.json", _read_verdict),
             scores=read("scores.parquet", pd.read_parquet),
             curves=read("curves.parquet", pd.read_parquet, no_curves),
-            runs=read("ledger.json", lambda path: dict(json.loads(path.read_text("utf-8"))["runs"])),
+            runs=read(
+                "ledger.json", lambda path: dict(json.loads(path.read_text("utf-8"))["runs"])
+            ),
             config=read("config.yaml", lambda path: path.read_text("utf-8")),
             reconstructions=read("reconstructions.npz", _read_arrays, {}),
         )
@@ -143,7 +147,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
         return {name: arrays[name] for name in arrays.files}
 
 
-# --- numbers as text -------------------------------------------------------------------------------
+# --- numbers as text ---
 
 
 def points(utility: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -196,14 +200,14 @@ def compared(estimate: Mapping[str, Any]) -> tuple[str, str]:
     return difference.strip(), meaning.strip()
 
 
-# --- drawing ---------------------------------------------------------------------------------------
+# --- drawing ---
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """An empty figure of so many CSS pixels, and the style to draw on it with."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.style import context
 
     style: Any = {
         "svg.fonttype": "none",
@@ -234,7 +238,8 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         "lines.solid_capstyle": "round",
         "path.simplify": False,
     }
-    with rc_context(style):
+    # Reset first: what a notebook or a matplotlibrc has set must not change the figure.
+    with context(style, after_reset=True):
         # At 72 units an inch, the SVG's units are CSS pixels.
         yield Figure(figsize=(width / 72, height / 72), dpi=72)
 
@@ -253,7 +258,7 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
 
 
 def _svg(figure: Figure, description: str) -> str:
-    """The figure as an SVG element for inline use: colours and fonts are the page's, ids its own."""
+    """The figure as an SVG element for inline use: the page's colours and fonts, ids of its own."""
     import warnings
 
     buffer = io.StringIO()
@@ -272,7 +277,9 @@ def _svg(figure: Figure, description: str) -> str:
         return style.replace("url(#", f"url(#{own}-")
 
     def shorten(numbers: str) -> str:
-        return re.sub(r"-?\d+\.\d+(?:e-?\d+)?", lambda m: f"{round(float(m[0]), 2) + 0.0:g}", numbers)
+        return re.sub(
+            r"-?\d+\.\d+(?:e-?\d+)?", lambda m: f"{round(float(m[0]), 2) + 0.0:g}", numbers
+        )
 
     def clean(element: ElementTree.Element) -> None:
         element.tag = element.tag.rpartition("}")[2]
@@ -388,7 +395,8 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
                 ends = [100 * estimate["low"], 100 * estimate["high"]]
                 axes.plot(ends, [y, y], color=LIGHT["ink"], linewidth=2.6 if strong else 1.6)
             axes.plot(
-                [100 * estimate["value"]], [y], linestyle="none", marker="o", markersize=9 if strong else 7,
+                [100 * estimate["value"]], [y], linestyle="none", marker="o",
+                markersize=9 if strong else 7,
                 color=LIGHT["ink"], markeredgecolor=LIGHT["page"], markeredgewidth=1.4,
             )  # fmt: skip
             each = [100 * d for d in _differences(verdict, estimate)]
@@ -404,14 +412,14 @@ def forest(verdict: Mapping[str, Any], width: int = 760) -> str:
                 )  # fmt: skip
             head = {"va": "baseline", "fontsize": 14 if strong else 13}
             tail = {"va": "baseline", "fontsize": 11.5, "color": LIGHT["muted"]}
-            upper, lower = (y - 3 / pitch, y + 15 / pitch) if wide else (row + 24 / pitch, row + 42 / pitch)
+            upper, lower = (
+                (y - 3 / pitch, y + 15 / pitch) if wide else (row + 24 / pitch, row + 42 / pitch)
+            )
             beside(0, upper, f"{estimate['symbol']}  {estimate['name']}", **head)
             beside(0, lower, difference, **tail)
             beside(width, upper, points(estimate["value"], 2, signed=True), ha="right", **head)
-            beside(
-                width, lower, interval(estimate["low"], estimate["high"]).replace(BLANK, "no interval"),
-                ha="right", **tail,
-            )  # fmt: skip
+            reaches = interval(estimate["low"], estimate["high"]).replace(BLANK, "no interval")
+            beside(width, lower, reaches, ha="right", **tail)
 
         axes.locator_params(axis="x", nbins=9 if wide else 6)
         axes.set_xlabel(
@@ -491,7 +499,7 @@ def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> 
 
 
 def _smooth(run: pd.DataFrame, most: int = 120) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Samples seen and loss of one run, averaged over neighbouring steps down to ``most`` points."""
+    """Samples seen and loss of one run, neighbouring steps averaged down to ``most`` points."""
     run = run.sort_values("step")
     part = np.arange(len(run)) * min(most, len(run)) // len(run)
     mean = run.groupby(part)[["seen", "loss"]].mean()
@@ -514,7 +522,8 @@ def dots(scores: pd.DataFrame, task: str) -> str:
     if not rows["arm"].isin(list(ARMS)).any():
         raise ValueError(f"no arm has a score: {unknown('task', task, set(scores['task']))}")
     values = {
-        name: [100 * float(v) for v in group["value"]] for name, group in rows.groupby("arm", sort=True)
+        name: [100 * float(v) for v in group["value"]]
+        for name, group in rows.groupby("arm", sort=True)
     }
     arms = [arm for arm in ("mix", "solo", "share", "floor") if arm in values]
     lines = {name: float(np.mean(values[name])) for name in BASELINES if name in values}
@@ -552,7 +561,7 @@ def dots(scores: pd.DataFrame, task: str) -> str:
                 # From its own row up through the arms, so that each can be read against it.
                 axes.plot(
                     [lines[name]] * 2, [-0.5, row], color=LIGHT["muted"], linewidth=1,
-                    linestyle=(0, (1, 2)) if name == "chance" else (0, (4, 2)), dash_capstyle="butt",
+                    linestyle=(0, (1 if name == "chance" else 4, 2)), dash_capstyle="butt",
                 )  # fmt: skip
                 axes.plot(
                     [lines[name]], [row], linestyle="none", marker="|", markersize=9,
@@ -590,7 +599,9 @@ def png(pixels: NDArray[np.float32]) -> str:
     rgba = np.concatenate([grey, np.where(hidden, 0, 255)], axis=-1).astype(np.uint8)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     height, width = rgba.shape[:2]
     scanlines = b"".join(b"\0" + row.tobytes() for row in rgba)
@@ -603,7 +614,7 @@ def png(pixels: NDArray[np.float32]) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
-# --- what the page says ----------------------------------------------------------------------------
+# --- what the page says ---
 
 
 def _title(sensor: str) -> str:
@@ -683,14 +694,18 @@ def _ledger(study: Study) -> list[dict[str, Any]]:
 def _spread(ledger: Sequence[Mapping[str, Any]]) -> str:
     """How far the trained arms' compute lies apart, in percent of their mean; empty for one arm."""
     spent = [row["flops"] for row in ledger if row["flops"]]
-    return f"{100 * (max(spent) - min(spent)) / float(np.mean(spent)):.2f}" if len(spent) > 1 else ""
+    return (
+        f"{100 * (max(spent) - min(spent)) / float(np.mean(spent)):.2f}" if len(spent) > 1 else ""
+    )
 
 
 def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What each arm saw, in a sentence."""
     spent = {row["arm"]: row for row in ledger}
     target, mix = verdict["target"], verdict["mix"]
-    part = "its part of the mix alone, repeated" if target in mix else "but the mix holds none of it"
+    part = (
+        "its part of the mix alone, repeated" if target in mix else "but the mix holds none of it"
+    )
 
     def samples(arm: str) -> str:
         row = spent.get(arm)
@@ -715,7 +730,7 @@ def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> li
 
 
 def _tasks(study: Study) -> list[dict[str, Any]]:
-    """One row per task: means over replicates with their spread, and whether it can tell arms apart."""
+    """One row per task: means with their spread, and whether it can tell arms apart."""
     rows = []
     for task in study.verdict["tasks"]:
         scores = study.scores[study.scores["sensor"] == study.verdict["target"]]
@@ -736,7 +751,10 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
                 "cells": [
                     *(
                         {"value": points(value), "spread": ""}
-                        for value in (task["floor"], *(means.get(name) for name in reversed(BASELINES)))
+                        for value in (
+                            task["floor"],
+                            *(means.get(name) for name in reversed(BASELINES)),
+                        )
                     ),
                     *(
                         {
@@ -753,7 +771,9 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
                         "spread": "",
                     },
                 ],
-                "dots": Markup(dots(scores, task["task"])) if scores["arm"].isin(list(ARMS)).any() else "",
+                "dots": Markup(dots(scores, task["task"]))
+                if scores["arm"].isin(list(ARMS)).any()
+                else "",
             }
         )
     return rows
@@ -778,7 +798,9 @@ def blind(means: Mapping[str, float | None], spreads: Mapping[str, float | None]
     reasons = []
     if statistics is not None and height - statistics <= 2 * own:
         reasons.append("band statistics do as well")
-    if untrained is not None and height - untrained <= 2 * math.hypot(own, spreads.get("floor") or 0.0):
+    if untrained is not None and height - untrained <= 2 * math.hypot(
+        own, spreads.get("floor") or 0.0
+    ):
         reasons.append("random initialisation does as well")
     return " and ".join(reasons)
 
@@ -796,7 +818,7 @@ def _curves(study: Study) -> dict[str, Any]:
     return {
         "panels": [
             {"sensor": name, "title": _title(name), "figure": Markup(curves(frame, name))}
-            for name in verdict["mix"]
+            for name in dict.fromkeys([*verdict["mix"], verdict["target"]])
             if name in named
         ],
         "missing": ", ".join(missing),
@@ -835,7 +857,9 @@ def _display(sensor: str, channels: int) -> str:
         return "backscatter in grey, bright is strong" if radar else "one band in grey"
     if not visible:
         return "three channels as red, green and blue"
-    nearest = [min(visible, key=lambda band: abs(band[0] - colour))[1] for colour in (0.65, 0.56, 0.48)]
+    nearest = [
+        min(visible, key=lambda band: abs(band[0] - colour))[1] for colour in (0.65, 0.56, 0.48)
+    ]
     return f"{', '.join(nearest)} as red, green and blue"
 
 

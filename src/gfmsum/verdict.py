@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize, stats  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+from scipy import optimize, stats
+from scipy.sparse.csgraph import connected_components
+from statsmodels.stats.multitest import multipletests
 
 from gfmsum.records import Role, plain
 from gfmsum.sensors import unknown
@@ -176,7 +176,7 @@ def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Ve
         ValueError: for a missing arm or score, test items that differ between runs, or
             contributions that do not average to the score.
     """
-    own = scores[scores["sensor"] == design.target].sort_values(["arm", "replicate"])
+    own = scores[scores["sensor"] == design.target]
     measured = _measure(own, predictions, design)
     estimates = _decide([_estimate(c, measured, design) for c in design.contrasts], design)
     value = {e.name: e.value for e in estimates}
@@ -486,7 +486,8 @@ def table(verdict: Verdict) -> str:
             f"{name:16}{_points(e.value):>8}  {reach:18}{p:>7}{adjusted:>8}"
             f"{_points(e.mde, ''):>7}  {_side(e)}"
         )
-    lines += [f"{e.symbol}: {e.why}" for e in verdict.estimates if e.why]
+    for why in dict.fromkeys(e.why for e in verdict.estimates if e.why):
+        lines.append(f"{', '.join(e.symbol for e in verdict.estimates if e.why == why)}: {why}")
     if any(e.exploratory for e in verdict.estimates):
         lines += ["* exploratory: p adjusted after Benjamini and Hochberg, not Holm"]
     if verdict.identity_residual is not None:

@@ -41,10 +41,10 @@ LEVELS = (
     Level(2.2, 0.4),
     Level(7.0, 1.3),
     Level(22.0, 0.4),
-    Level(70.0, 1.7),
-    Level(240.0, 1.5),
+    Level(70.0, 1.5),
+    Level(240.0, 1.3),
     Level(850.0, 0.4),
-    Level(3_500.0, 1.0),
+    Level(3_500.0, 0.9),
     Level(14_000.0, 0.3),
 )
 JITTER = (0.6, 1.7)  # a location's length over its level's, uniform in the logarithm
@@ -92,17 +92,19 @@ class Surface:
     def __init__(self, ids: Ids) -> None:
         self.ids = ids
         n, levels = len(ids), len(LEVELS)
-        sizes = (levels, levels * 8, levels * 2 * _WAVES, 3 * _FRACTAL * 2, len(MATERIALS), 32)
+        sizes = (levels, levels * 8, levels * 2 * _WAVES, 3 * _FRACTAL * 2, 4, len(MATERIALS) * 3)
         ends = np.cumsum(sizes)
         drawn = np.empty((n, ends[-1]), np.float32)
         for row, key in zip(drawn, ids, strict=True):
             generator(key, "surface").random(out=row, dtype=np.float32)
-        length, shape, phase, fields, bias, traits = np.split(drawn, ends[:-1], axis=1)
+        length, shape, phase, fields, traits, kinds = np.split(drawn, ends[:-1], axis=1)
         low, high = JITTER
         base = np.array([level.length_m for level in LEVELS], np.float32)
         self.length_m = base * np.float32(low) * np.float32(high / low) ** length  # (n, levels)
         self.landuse = _digits(ids)  # (n, levels) index into LANDUSES
-        self.traits = traits  # (n, 32) uniform numbers for what else differs between places
+        # Kinds of material differ between places too; uniform numbers, (n, materials) and (n, 1, 1).
+        self.bright, self.tilt, bias = np.split(kinds, 3, axis=1)
+        self._wet, self._green, self.needleleaf, self.concrete = traits.T[:, :, None, None]
         self._shape = shape.reshape(n, levels, 8)
         self._phase = 2 * np.pi * phase.reshape(n, levels, 2, _WAVES)
         self._fields = fields.reshape(n, 3, 2, _FRACTAL)
@@ -195,9 +197,8 @@ class Surface:
                 (2, np.float32(np.sqrt(2)) * np.sin(turn)),
             )
         )
-        offset = self.traits[:, :2, None, None] - 0.5
-        moisture = _squash(1.5 * wet + 2 * offset[:, 0])
-        vigour = _squash(1.5 * green + 0.6 * wet + 2 * offset[:, 1])
+        moisture = _squash(1.5 * wet + 2 * (self._wet - 0.5))
+        vigour = _squash(1.5 * green + 0.6 * wet + 2 * (self._green - 0.5))
         return moisture, vigour, np.stack([east, north], axis=1)
 
 
@@ -258,14 +259,14 @@ def _range(p: _Patch) -> Floats:
 
 def _river(p: _Patch) -> Floats:
     """Winding flat lines through tall land."""
-    return 2 * np.abs(p.noise(0, 1.8, 0.6)) / p.trait(1, 0.35, 0.7) - 1
+    return 2 * np.abs(p.noise(0, 1.5, 0.4)) / p.trait(1, 0.4, 0.7) - 1
 
 
 def _farmland(p: _Patch) -> Floats:
     """Rectangular parcels, each of one height."""
     u, v = p.turned()
-    row = np.floor(v * p.trait(3, 1.0, 1.6))
-    column = np.floor(u * p.trait(4, 0.6, 1.0) + p.cell(row, row))
+    row = np.floor(v * p.trait(3, 1.5, 1.8))
+    column = np.floor(u * p.trait(4, 0.9, 1.2) + p.cell(row, row))
     return 2.4 * (2 * p.cell(row, column) - 1)
 
 

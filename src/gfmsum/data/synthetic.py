@@ -33,6 +33,7 @@ from gfmsum.data.surface import (
 from gfmsum.records import Task
 from gfmsum.sensors import SENSORS, Band, Sensor, Unit, unknown
 
+VERSION = 1  # raised when a change of code changes pixels
 CHUNK = 64  # locations at once: more save calls, fewer save memory
 TYPICAL_PX = 7  # the level that a sensor's tasks ask about has patterns of about this many pixels
 PLACES = np.uint64(2**62 - 1)  # numbers of locations use these bits,
@@ -41,10 +42,12 @@ PROBES = np.uint64(2**63)  # and those of probe locations this one too, so no lo
 LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD (ESA, Sentinel-1 Product Definition)
 NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
 
-_SIGNATURES = (
-    "water", "dry soil", "wet soil", "sand", "green grass", "dry grass",
-    "green crop", "stubble", "broadleaf", "needleleaf", "concrete", "asphalt",
-)  # fmt: skip
+_SIGNATURES = {  # of which material
+    "water": "water", "dry soil": "soil", "wet soil": "soil", "sand": "sand",
+    "green grass": "grass", "dry grass": "grass", "green crop": "crop", "stubble": "crop",
+    "broadleaf": "trees", "needleleaf": "trees", "concrete": "built", "asphalt": "built",
+}  # fmt: skip
+_KINDS = [MATERIALS.index(material) for material in _SIGNATURES.values()]
 
 # Reflectance in percent at wavelengths in um, from the shapes of published field spectra, rounded.
 _SPECTRA = np.array([
@@ -108,6 +111,13 @@ def signature(band: Band) -> Floats:
     return respond(band, spectra).astype(np.float32)
 
 
+def _lean(band: Band) -> float:
+    """How a place's tilt acts on a band: infrared against visible, VH against VV."""
+    if band.wavelength_um is not None:
+        return band.wavelength_um - 1
+    return 0.4 if band.polarisation == "VH" else 0.0
+
+
 def _vapour(band: Band) -> float:
     """Optical depth of water vapour in an optical band; radar does not see it."""
     if band.polarisation is not None:
@@ -119,13 +129,12 @@ def _vapour(band: Band) -> float:
 def _shares(surface: Surface, ground: Ground) -> Floats:
     """(n, signatures, h, w) shares of pure signatures in every pixel."""
     cover = dict(zip(MATERIALS, ground.cover.swapaxes(0, 1), strict=True))
-    needle, concrete = surface.traits[:, 2, None, None], surface.traits[:, 3, None, None]
     halves = {
         "soil": ("dry soil", "wet soil", ground.moisture),
         "grass": ("dry grass", "green grass", ground.vigour),
         "crop": ("stubble", "green crop", ground.vigour),
-        "trees": ("broadleaf", "needleleaf", needle),
-        "built": ("asphalt", "concrete", concrete),
+        "trees": ("broadleaf", "needleleaf", surface.needleleaf),
+        "built": ("asphalt", "concrete", surface.concrete),
     }
     shares = {name: cover[name] for name in ("water", "sand")}
     for material, (one, other, share) in halves.items():
@@ -174,7 +183,7 @@ class Instrument:
         self.sensor = sensor
         self.signatures = np.stack([signature(band) for band in sensor.bands])  # (c, signatures)
         self._um = np.array([band.wavelength_um or 0 for band in sensor.bands], np.float32)
-        self._cross = np.array([band.polarisation == "VH" for band in sensor.bands], np.float32) * np.float32(0.4)
+        self._lean = np.array([_lean(band) for band in sensor.bands], np.float32)
         self._depth = np.array([_vapour(band) for band in sensor.bands], np.float32)
 
     def observe(self, surface: Surface, ground: Ground) -> Floats:
@@ -208,10 +217,8 @@ class Instrument:
 
     def _local_signatures(self, surface: Surface, bands: list[int]) -> Floats:
         """(n, bands, signatures): every place has its own kind of soil, grass, roof ..."""
-        bright, tilt = np.split(2 * surface.traits[:, None, 4:28] - 1, 2, axis=2)
-        # Tilt makes the near infrared brighter than the visible, or VH brighter than VV.
-        lean = self._um[bands] - 1 if self._um.any() else self._cross[bands]
-        change = np.exp(0.35 * bright + 0.5 * tilt * lean[:, None])
+        bright, tilt = (2 * trait[:, None, _KINDS] - 1 for trait in (surface.bright, surface.tilt))
+        change = np.exp(0.35 * bright + 0.5 * tilt * self._lean[bands, None])
         return np.asarray(self.signatures[bands] * change)
 
     def _radar(self, power: Floats, scene: _Scene) -> Floats:
@@ -261,7 +268,7 @@ class Synthetic:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"source": "synthetic", "version": 1, "world": self.config.world}
+        return {"source": "synthetic", "version": VERSION, "world": self.config.world}
 
     @property
     def caveats(self) -> tuple[str, ...]:
