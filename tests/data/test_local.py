@@ -20,7 +20,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform as reproject
 
 from gfmsum.config import LocalConfig
-from gfmsum.data import local
+from gfmsum.data import files
 from gfmsum.data.local import Local
 from gfmsum.data.plan import stream
 from gfmsum.data.sample import Labelled, Samples
@@ -28,7 +28,7 @@ from gfmsum.sensors import SENSORS
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "realdata"
-DEGREE_M = math.radians(local.EARTH_RADIUS_M)
+DEGREE_M = math.radians(files.EARTH_RADIUS_M)
 
 type Numbers = NDArray[Any]
 
@@ -260,19 +260,19 @@ def test_a_call_decodes_each_file_once_even_without_memory(
 ) -> None:
     source = two_files.open()
     source.available("s2", 8)
-    monkeypatch.setattr(local, "CACHE_BYTES", 0)
+    monkeypatch.setattr(files, "CACHE_BYTES", 0)
     decoded: list[str] = []
-    decode = source._decode
+    decode = source._files._decode
 
     def counted(path: str, key: str) -> Numbers:
         decoded.append(path)
         return decode(path, key)
 
-    monkeypatch.setattr(source, "_decode", counted)
-    source._cache.clear()
+    monkeypatch.setattr(source._files, "_decode", counted)
+    source._files._cache.clear()
     seen(source, 8)
     assert sorted(decoded) == ["a/scene.tif", "stack.npz"]
-    assert len(source._cache) == 1  # memory is bounded: only the last file stays
+    assert len(source._files._cache) == 1  # memory is bounded: only the last file stays
 
 
 # What pretraining must not see.
@@ -282,6 +282,13 @@ def test_val_and_test_rows_are_left_out_though_the_index_allows_them(task_folder
     task_folder.pretrain("task.npz", "stack")
     # Rows 4 to 7 are val and test; row 9 is test, and stays out though the filter drops it.
     assert ids(seen(task_folder.open(), 9)) == [f"task.npz#{i},0,0" for i in (0, 1, 2, 3, 8)]
+
+
+def test_a_path_spelt_in_another_way_is_the_same_file(task_folder: Folder) -> None:
+    task_folder.pretrain(".//task.npz", "stack")
+    source = task_folder.open()
+    assert ids(seen(source, 9)) == [f"task.npz#{i},0,0" for i in (0, 1, 2, 3, 8)]
+    assert list(source.identity["files"]) == ["task.npz"]
 
 
 def test_rows_of_a_task_without_a_probe_are_left_out_too(task_folder: Folder) -> None:
@@ -341,6 +348,16 @@ def test_images_whose_footprint_may_meet_a_held_one_are_left_out(folder: Folder)
     (part,) = seen(source, 8)
     assert part.lonlat is not None
     np.testing.assert_array_equal(part.lonlat, at[2:])
+
+
+def test_a_training_row_on_the_ground_of_a_test_row_of_its_own_file_is_left_out(
+    folder: Folder,
+) -> None:
+    places: dict[str, Any] = {"lonlat": [(0, 0), (40 / DEGREE_M, 0), (1, 0), (2, 0)]}
+    arrays = {"labels": [0, 1, 0, 1], "split": ["test", "train", "val", "train"], **places}
+    folder.stack("t.npz", {}, images=images(4, 2, 8), **arrays)
+    folder.task("t.npz", classes=["x", "y"], floor=0)
+    assert ids(seen(folder.open(), 8)) == ["t.npz#3,0,0"]
 
 
 def test_places_in_a_scene_are_centres_of_tiles_and_windows(folder: Folder) -> None:
@@ -413,10 +430,10 @@ def test_no_overlap_of_two_squares_is_missed_whatever_way_they_are_turned(
         a, b = (corners @ (math.cos(angle), math.sin(angle)) for corners in squares)
         overlap &= bool(min(a.max(), b.max()) - max(a.min(), b.min()) > 0.01 * (side + other))
     shifted = (lon + x / DEGREE_M / math.cos(math.radians(lat)), lat + y / DEGREE_M)
-    here = local._Ground(np.array([(lon, lat)]), side)
-    there = local._Ground(np.array([shifted]), other)
+    here = files.Ground(np.array([(lon, lat)]), side)
+    there = files.Ground(np.array([shifted]), other)
     assert here.meets(there)[0] or not overlap
-    assert not here.meets(local._Ground(np.array([(lon, lat - 1.5)]), other))[0]
+    assert not here.meets(files.Ground(np.array([(lon, lat - 1.5)]), other))[0]
 
 
 def test_ground_of_one_corpus_is_not_given_twice(folder: Folder) -> None:
@@ -527,11 +544,15 @@ def test_windows_of_a_scene_cluster_in_blocks_of_eight_by_eight(folder: Folder) 
 def test_places_cluster_in_blocks_of_eight_footprints() -> None:
     # Blocks of 1000 m; one degree of longitude is half as long at 60 degrees north.
     north = np.array([0.1, 0.9, 1.1]) * 1000 / DEGREE_M
-    assert local._blocks(np.stack([[5, 5, 5], north], axis=1), 1000)[:, 0].tolist() == [0, 0, 1]
+    assert files.Ground(np.stack([[5, 5, 5], north], axis=1), 1).blocks(1000)[:, 0].tolist() == [
+        0,
+        0,
+        1,
+    ]
     east = np.array([0.1, 0.9, 1.1]) * 1000 / DEGREE_M
     for latitude, stretch in ((0.0, 1), (60.0, 2)):
         places = np.stack([east * stretch, [latitude] * 3], axis=1)
-        assert local._blocks(places, 1000)[:, 1].tolist() == [0, 0, 1]
+        assert files.Ground(places, 1).blocks(1000)[:, 1].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("gsd_m", "blocks"), [(10, [0, 0, 1]), (100, [0, 0, 0])])

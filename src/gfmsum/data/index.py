@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,11 +109,11 @@ class Rule[T]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < math.inf
 
 
-def _list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, kind) for v in value)
+def _all(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _at_least(least: int, why: str) -> Rule[int]:
@@ -122,30 +123,30 @@ def _at_least(least: int, why: str) -> Rule[int]:
 
 TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "", str)
 NUMBER = Rule("a finite number", _number, float)
-LENGTH = Rule("above 0, a finite number of metres", lambda v: _number(v) and v > 0, float)
-LIST = Rule[list[Any]]("a list of values", lambda v: isinstance(v, list), list)
-TEXTS = Rule[tuple[str, ...]](
-    "a list of texts, not empty", lambda v: _list_of(str, v) and v != [], tuple
-)
-BANDS = Rule[tuple[str, ...]](
-    "a list of names that differ, not empty",
-    lambda v: _list_of(str, v) and len(set(v)) == len(v) > 0,
-    tuple,
-)
-SHAPE = Rule[tuple[int, ...]]("a list of whole numbers", lambda v: _list_of(int, v), tuple)
-OBJECT = Rule[Mapping[str, Any]]("an object {...}", lambda v: isinstance(v, dict), MappingProxyType)
-ROWS = Rule[Mapping[str, list[Any]]](
-    "an object {array: [allowed values]}",
-    lambda v: isinstance(v, dict) and _list_of(list, [*v.values()]),
-    MappingProxyType,
-)
+METRES = Rule("above 0, a finite number", lambda v: _number(v) and v > 0, float)
 FOLDS = _at_least(3, "one part each for test and validation, the rest to train")
 WINDOW = _at_least(MULTIPLE_PX, "pixels")
+LIST = Rule("a list of values", lambda v: _all(object, v), list[Any])
+SHAPE = Rule("a list of whole numbers", lambda v: _all(int, v), tuple[int, ...])
+TEXTS = Rule("a list of texts, not empty", lambda v: _all(str, v) and v != [], tuple[str, ...])
+NAMES = Rule(
+    "a list of names that differ, not empty",
+    lambda v: _all(str, v) and len(set(v)) == len(v) > 0,
+    tuple[str, ...],
+)
+OBJECT = Rule("an object {...}", lambda v: isinstance(v, dict), dict[str, Any])
+ROWS = Rule(
+    "an object {array: [allowed values]}",
+    lambda v: isinstance(v, dict) and _all(list, [*v.values()]),
+    dict[str, list[Any]],
+)
 
 KEEP: Mapping[str, tuple[Callable[..., NDArray[np.bool_]], Rule[Any]]] = MappingProxyType(
     {"in": (np.isin, LIST), "min": (np.greater_equal, NUMBER), "max": (np.less_equal, NUMBER)}
 )
 """The rules of a task's ``keep`` filter: the test of an array against the value, and its rule."""
+
+_short = reprlib.Repr(maxstring=60).repr
 
 
 class _Entry:
@@ -193,11 +194,6 @@ class _Entry:
         return [_Entry(one, self.root, f"{self.where}: {key}[{i}]") for i, one in fields]
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 # The whole.
 
 
@@ -240,7 +236,7 @@ def read_index(folder: str) -> Index:
 
 def _pretraining(entry: _Entry) -> Images:
     key = "images" if entry.choice("layout", ("scene", "stack")) == "stack" else ""
-    return _images(entry, entry.path("path"), key, entry.get("gsd_m", LENGTH), None)
+    return _images(entry, entry.path("path"), key, entry.get("gsd_m", METRES), None)
 
 
 def _images(
@@ -248,7 +244,7 @@ def _images(
 ) -> Images:
     sensor = SENSORS[entry.choice("sensor", SENSORS)]
     unit = Unit(entry.choice("unit", tuple(Unit)))
-    names, gsd_m = entry.get("bands", BANDS), gsd_m or sensor.gsd_m
+    names, gsd_m = entry.get("bands", NAMES), gsd_m or sensor.gsd_m
     try:
         bands = sensor.select(names, unit=unit, grid_m=gsd_m)
     except ValueError as unknown_band:
@@ -283,7 +279,7 @@ def _labels(entry: _Entry, pretrain: Iterable[Images]) -> Labels:
         entry,
         scene or path,
         "" if scene else entry.maybe("images", TEXT, "images"),
-        entry.maybe("gsd_m", LENGTH, twin.gsd_m if twin else None),
+        entry.maybe("gsd_m", METRES, twin.gsd_m if twin else None),
         twin.nodata if twin else None,
     )
     split = _Entry(entry.fields.get("split"), entry.root, f"{entry.where}: split")
@@ -305,8 +301,8 @@ def _labels(entry: _Entry, pretrain: Iterable[Images]) -> Labels:
         metric=metric,
         path=path,
         images=images,
-        windows=entry.get("windows", TEXT) if scene else None,
         window_px=entry.get("patch_px", WINDOW) if scene else 0,
+        windows=entry.get("windows", TEXT) if scene else None,
         target=entry.get("target", TEXT),
         classes=classes,
         keep=keep,

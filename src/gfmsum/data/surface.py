@@ -42,11 +42,12 @@ LEVELS = (
     Level(7.0, 1.3),
     Level(22.0, 0.4),
     Level(70.0, 1.5),
-    Level(240.0, 1.3),
+    Level(240.0, 1.45),
     Level(850.0, 0.4),
     Level(3_500.0, 0.9),
     Level(14_000.0, 0.3),
 )
+PLACES = np.uint64(2**62 - 1)  # the bits that number locations and spell their land uses
 JITTER = (0.6, 1.7)  # a location's length over its level's, uniform in the logarithm
 
 LANDUSES: Mapping[str, tuple[float, ...]] = MappingProxyType(
@@ -68,7 +69,6 @@ _FRACTAL = 48  # plane waves in a continuous field
 _CONTINUOUS_M = (6.0, 30_000.0)  # their wavelengths
 _SUB = 2  # samples along each side of a pixel
 _FAR = 6  # samples along each side that stand for an unresolved level
-_LAND_BITS = np.uint64(2**62 - 1)
 _GOLDEN = 0.6180339887
 
 
@@ -102,11 +102,11 @@ class Surface:
         base = np.array([level.length_m for level in LEVELS], np.float32)
         self.length_m = base * np.float32(low) * np.float32(high / low) ** length  # (n, levels)
         self.landuse = _digits(ids)  # (n, levels) index into LANDUSES
-        # Kinds of material differ between places too; uniform numbers, (n, materials) and (n, 1, 1).
+        # Uniform numbers: what kind of each material a place has (n, materials), and (n, 1, 1).
         self.bright, self.tilt, bias = np.split(kinds, 3, axis=1)
         self._wet, self._green, self.needleleaf, self.concrete = traits.T[:, :, None, None]
         self._shape = shape.reshape(n, levels, 8)
-        self._phase = 2 * np.pi * phase.reshape(n, levels, 2, _WAVES)
+        self._phase = phase.reshape(n, levels, 2, _WAVES)
         self._fields = fields.reshape(n, 3, 2, _FRACTAL)
         self._bias = 1.2 * (bias - 0.5)
         self._votes = _SHARPNESS * self._weigh()
@@ -152,7 +152,8 @@ class Surface:
     def _vote(self, levels: list[int], axis: Floats) -> Floats:
         """(n, materials, points): votes of ``levels`` on the grid that ``axis`` (metres) spans."""
         heights = np.stack([self._height(i, axis) for i in levels], axis=1)
-        return self._votes[:, :, levels] @ heights.reshape(len(self.ids), len(levels), -1)
+        heights = heights.reshape(len(self.ids), len(levels), -1)
+        return np.asarray(self._votes[:, :, levels] @ heights)
 
     def _far(self, levels: list[int]) -> Floats:
         """(n, materials, samples): weights that stand for the distribution of hidden ``levels``."""
@@ -161,8 +162,9 @@ class Surface:
         heights = []
         for i in levels:
             # Irregular steps do not alias with rows; shuffles make the levels independent.
-            axis = (np.arange(_FAR) + 0.8 * _irrational(_FAR)).astype(np.float32) * 0.83
-            height = self._height(i, axis * self.length_m[:, i, None]).reshape(len(self.ids), -1)
+            steps = (0.83 * (np.arange(_FAR) + 0.8 * _irrational(_FAR))).astype(np.float32)
+            axis: Floats = np.multiply(steps, self.length_m[:, i, None], dtype=np.float32)
+            height = self._height(i, axis).reshape(len(self.ids), -1)
             heights.append(height[:, np.argsort(_irrational(_FAR**2, (2 + i) * _GOLDEN))])
         return np.exp(self._votes[:, :, levels] @ np.stack(heights, axis=1))
 
@@ -180,7 +182,7 @@ class Surface:
 
     def _continuous(self, axis: Floats, gsd_m: float) -> tuple[Floats, Floats, Floats]:
         """Moisture, vigour and slope, averaged over the pixels exactly."""
-        where, phase = self._fields[:, :, 0], 2 * np.pi * self._fields[:, :, 1]  # (n, 3, waves)
+        where, phase = self._fields[:, :, 0], self._fields[:, :, 1]  # (n, 3, waves)
         low, high = _CONTINUOUS_M
         k = ((np.arange(_FRACTAL) + where) / _FRACTAL).astype(np.float32)
         k = np.float32(1 / high) * np.float32(high / low) ** k  # evenly many in every octave
@@ -209,7 +211,7 @@ class _Patch:
     axis: Floats  # (n, side) metres, both ways
     length: Floats  # (n,) metres
     shape: Floats  # (n, 6) uniform
-    phase: Floats  # (n, 2, waves)
+    phase: Floats  # (n, 2, waves) uniform
 
     def trait(self, i: int, low: float, high: float) -> Floats:
         """(n, 1, 1) uniform between the two."""
@@ -229,7 +231,7 @@ class _Patch:
         turn = np.pi * self.shape[:, :1]
         s = self.axis / self.length[:, None]
         along, across = s * np.cos(turn), s * np.sin(turn)
-        shift = 50 + 40 * self.shape[:, 1:3, None, None]  # keeps cell numbers above zero
+        shift = 64 * self.shape[:, 1:3, None, None]
         return (
             along[:, None, :] + across[:, :, None] + shift[:, 0],
             along[:, :, None] - across[:, None, :] + shift[:, 1],
@@ -259,7 +261,7 @@ def _range(p: _Patch) -> Floats:
 
 def _river(p: _Patch) -> Floats:
     """Winding flat lines through tall land."""
-    return 2 * np.abs(p.noise(0, 1.5, 0.4)) / p.trait(1, 0.4, 0.7) - 1
+    return np.asarray(2 * np.abs(p.noise(0, 1.5, 0.4)) / p.trait(1, 0.4, 0.7) - 1)
 
 
 def _farmland(p: _Patch) -> Floats:
@@ -303,7 +305,7 @@ def generator(key: np.uint64, stream: str) -> np.random.Generator:
 
 def _digits(ids: Ids) -> NDArray[np.int64]:
     powers = np.array([len(LANDUSES) ** i for i in range(len(LEVELS))], np.uint64)
-    return ((ids & _LAND_BITS)[:, None] // powers % np.uint64(len(LANDUSES))).astype(np.int64)
+    return ((ids & PLACES)[:, None] // powers % np.uint64(len(LANDUSES))).astype(np.int64)
 
 
 def _pick(odds: Floats, uniform: Floats) -> NDArray[np.int64]:
@@ -317,15 +319,16 @@ def _irrational(count: int, step: float = _GOLDEN) -> Floats:
 
 
 def _superpose(axis: Floats, kx: Floats, ky: Floats, phase: Floats, amplitude: Floats) -> Floats:
-    """(n, h, w) sum of plane waves; kx, ky in cycles per metre, all (n, waves).
+    """(n, h, w) sum of plane waves; kx, ky in cycles per metre, phase in cycles.
 
     On a grid a wave is an outer product of its two axes, so that the sum is a matrix product.
     """
-    x = np.float32(2 * np.pi) * kx[:, :, None] * axis[:, None, :]  # (n, waves, w)
-    y = np.float32(2 * np.pi) * axis[:, :, None] * ky[:, None, :] + phase[:, None, :]
+    turn = np.float32(2 * np.pi)
+    x = turn * (kx[:, :, None] * axis[:, None, :])  # (n, waves, w)
+    y = turn * (axis[:, :, None] * ky[:, None, :] + phase[:, None, :])
     amplitude = amplitude[:, None, :]
     left = np.concatenate([np.cos(y) * amplitude, -np.sin(y) * amplitude], axis=2)
-    return left @ np.concatenate([np.cos(x), np.sin(x)], axis=1)
+    return np.asarray(left @ np.concatenate([np.cos(x), np.sin(x)], axis=1))
 
 
 def _average(weight: Floats, far: Floats) -> Floats:

@@ -23,6 +23,7 @@ from gfmsum.data.surface import (
     LANDUSES,
     LEVELS,
     MATERIALS,
+    PLACES,
     Floats,
     Ground,
     Ids,
@@ -36,8 +37,7 @@ from gfmsum.sensors import SENSORS, Band, Sensor, Unit, unknown
 VERSION = 1  # raised when a change of code changes pixels
 CHUNK = 64  # locations at once: more save calls, fewer save memory
 TYPICAL_PX = 7  # the level that a sensor's tasks ask about has patterns of about this many pixels
-PLACES = np.uint64(2**62 - 1)  # numbers of locations use these bits,
-PROBES = np.uint64(2**63)  # and those of probe locations this one too, so no location is both
+PROBES = np.uint64(2**63)  # a bit beyond PLACES that only probe locations have: none is both
 
 LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD (ESA, Sentinel-1 Product Definition)
 NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
@@ -96,7 +96,8 @@ def respond(band: Band, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         float64 (...,), in the spectrum's unit.
     """
-    assert band.wavelength_um is not None and band.fwhm_um is not None
+    assert band.wavelength_um is not None
+    assert band.fwhm_um is not None
     width = band.fwhm_um / np.sqrt(8 * np.log(2))
     weight = np.exp(-0.5 * ((_GRID_UM - band.wavelength_um) / width) ** 2)
     return np.asarray(spectrum @ (weight / weight.sum()))
