@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word != "--cfg"]
     try:
         config = load(words)
-        from gfmsum.study import config_yaml, conduct, plan
+        from gfmsum.study import conduct, config_yaml, plan
 
         study = plan(config)
         if len(words) < len(arguments):

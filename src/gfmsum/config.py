@@ -25,9 +25,9 @@ class SyntheticConfig:
     """Procedural scenes whose truth is known."""
 
     world: int = 0  # which planet
-    train: int = 600  # labelled items per sensor
-    val: int = 200
-    test: int = 400
+    train: int = 1000  # labelled items per sensor
+    val: int = 300
+    test: int = 600
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
@@ -174,7 +174,7 @@ def _compose(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
 def _build(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
     """A dataclass from plain values, each checked against its field's type."""
     hints = get_type_hints(kind)
-    built = {}
+    built: dict[str, Any] = {}
     for item in fields(kind):
         value, wanted = values[item.name], hints[item.name]
         if is_dataclass(value):

@@ -103,9 +103,7 @@ def carry_out(job: Job, tell: Tell = lambda seen: None) -> None:
                 for task in source.tasks(job.sensor)
             ]
             _keep(store, job, results)
-            tracked.summarise(
-                {f"{score.task}/{score.metric}": score.value for score, _ in results}
-            )
+            tracked.summarise({f"{score.task}/{score.metric}": score.value for score, _ in results})
 
 
 def _keep(store: Store, job: Job, results: list[tuple[Score, pd.DataFrame]]) -> None:

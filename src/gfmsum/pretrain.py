@@ -83,9 +83,7 @@ class Pretraining(L.LightningModule):
         for part, error in zip(batch.parts, errors, strict=True):
             images = len(part.pixels)
             ledger.seen += images
-            ledger.seen_by_sensor[part.sensor] = (
-                ledger.seen_by_sensor.get(part.sensor, 0) + images
-            )
+            ledger.seen_by_sensor[part.sensor] = ledger.seen_by_sensor.get(part.sensor, 0) + images
             ledger.encoder_tokens += images * model.visible
             ledger.decoder_tokens += images * model.patches
             fixed, each = self._cost(part)

@@ -54,7 +54,9 @@ class Run:
     recipe: int = 1  # raised when a change of code changes weights
 
     @classmethod
-    def of(cls, arm: Arm, budget: Budget, data: Mapping[str, Any], seed: int, replicate: int) -> Run:
+    def of(
+        cls, arm: Arm, budget: Budget, data: Mapping[str, Any], seed: int, replicate: int
+    ) -> Run:
         """The run of ``arm`` in one replicate."""
         if not arm.sees:  # no data, no steps: what the mix would have been does not matter
             return cls(Mix(()), (), budget.nothing(), {}, seed, replicate)

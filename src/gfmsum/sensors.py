@@ -65,7 +65,9 @@ class Band:
         if self.polarisation is not None:
             return self.polarisation
         assert self.wavelength_um is not None
-        return "visible" if self.wavelength_um < 0.7 else "nir" if self.wavelength_um < 1.1 else "swir"
+        return (
+            "visible" if self.wavelength_um < 0.7 else "nir" if self.wavelength_um < 1.1 else "swir"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ def _optical(
     unit: Unit, *rows: tuple[str, float, float, float], scale: float = 1.0
 ) -> tuple[Band, ...]:
     """Bands from rows of (name, GSD in m, centre, FWHM), the last two in ``scale`` micrometres."""
-    return tuple(Band(n, gsd, unit, centre * scale, width * scale) for n, gsd, centre, width in rows)
+    return tuple(
+        Band(n, gsd, unit, centre * scale, width * scale) for n, gsd, centre, width in rows
+    )
 
 
 S1 = Sensor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gfmsum import engine
+from gfmsum.budget import BUDGETS
 from gfmsum.config import AblationConfig, ConfigError
 from gfmsum.data.sample import Source
 from gfmsum.data.sources import open_source
@@ -211,8 +213,7 @@ def collect(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     ]
     parts.append(
         tuple(
-            frame.assign(replicate=0, run="")
-            for frame in study.store.load_probes(None, study.key)
+            frame.assign(replicate=0, run="") for frame in study.store.load_probes(None, study.key)
         )
     )
     scores, predictions = (pd.concat(frames, ignore_index=True) for frames in zip(*parts))
@@ -252,6 +253,7 @@ def describe(study: Study, verdict: Verdict, notes: list[str]) -> dict[str, Any]
     return {
         "schema": 1,
         "study": study.name,
+        "command": f"python -m gfmsum.ablate {shlex.join(differences(config))}",
         "data": config.data_name,
         "budget": budget.name,
         "replicates": config.replicates,
@@ -262,6 +264,33 @@ def describe(study: Study, verdict: Verdict, notes: list[str]) -> dict[str, Any]
         "caveats": notes,
         "compute": {str(role): ledger["flops"] for role, ledger in spent(study).items()},
     }
+
+
+def differences(config: AblationConfig) -> list[str]:
+    """The words that lead from the defaults to what decides a study's numbers."""
+    words = [f"sensor={config.sensor}", f"mix={config.mix}"]
+    groups: tuple[tuple[str, str, Any, Any], ...] = (
+        ("data", config.data_name, config.data, type(config.data)()),
+        ("budget", config.budget.name, config.budget, BUDGETS[config.budget.name]),
+    )
+    defaults = AblationConfig()
+    for group, choice, chosen, default in groups:
+        if plain(defaults)[group] != plain(default):
+            words.append(f"{group}={choice}")
+        words += _changed(f"{group}.", plain(chosen), plain(default))
+    skipped = {"sensor", "mix", "data", "budget"}
+    top = {k: v for k, v in config.question().items() if k not in skipped}
+    return words + _changed("", top, plain(defaults))
+
+
+def _changed(prefix: str, chosen: dict[str, Any], default: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in chosen.items():
+        if isinstance(value, dict):
+            words += _changed(f"{prefix}{name}.", value, default[name])
+        elif value != default[name] and name != "root":  # where data lie is nobody else's matter
+            words.append(f"{prefix}{name}={value}")
+    return words
 
 
 def spent(study: Study) -> dict[Role, dict[str, Any]]:

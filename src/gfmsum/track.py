@@ -37,7 +37,8 @@ def mode() -> Mode:
     chosen = os.environ.get("WANDB_MODE")
     if chosen in ("online", "offline", "disabled"):
         return cast(Mode, chosen)
-    return "online" if wandb.api.api_key else "offline"
+    # Never prompts: it only looks whether there is a key.
+    return "online" if wandb.login(prompt=False) else "offline"
 
 
 @contextmanager

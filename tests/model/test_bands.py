@@ -35,9 +35,7 @@ def test_swapping_the_polarisations_matters(embedding: BandEmbedding) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 13, 224])
 def test_any_number_of_bands(embedding: BandEmbedding, count: int) -> None:
-    bands = [
-        Band(f"b{i}", 30, Unit.REFLECTANCE, 0.4 + 2.1 * i / 224, 0.01) for i in range(count)
-    ]
+    bands = [Band(f"b{i}", 30, Unit.REFLECTANCE, 0.4 + 2.1 * i / 224, 0.01) for i in range(count)]
     tokens = embedding(patches(count), bands)
     assert tokens.shape == (2, 5, 128)
     assert tokens.isfinite().all()

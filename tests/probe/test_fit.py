@@ -99,7 +99,9 @@ def test_bad_features_and_labels_are_refused() -> None:
         linear(features, labels, FOLDS, CLASSES)
 
 
-@pytest.mark.parametrize(("best", "edge"), [(-3.0, False), (4.0, False), (-8.0, False), (9.0, True)])
+@pytest.mark.parametrize(
+    ("best", "edge"), [(-3.0, False), (4.0, False), (-8.0, False), (9.0, True)]
+)
 def test_the_grid_grows_until_its_edge_no_longer_wins(best: float, edge: bool) -> None:
     tried = []
 

@@ -63,14 +63,17 @@ class BatchPlan:
     def __post_init__(self) -> None:
         empty = [name for name in self.mix.sensors if not self.pools.get(name)]
         if empty:
-            raise ValueError(f"no pretraining samples for {', '.join(empty)}; drop them from the mix")
+            raise ValueError(
+                f"no pretraining samples for {', '.join(empty)}; drop them from the mix"
+            )
         self._counts = _cycle(self.mix)
 
     def _given(self, samples: int) -> NDArray[np.int64]:
         """How many of the first ``samples`` of the sequence belong to each sensor."""
         period = len(self._counts) - 1
         whole, rest = divmod(samples, period)
-        return self._counts[-1] * whole + self._counts[rest]
+        given: NDArray[np.int64] = self._counts[-1] * whole + self._counts[rest]
+        return given
 
     def step(self, t: int) -> dict[str, NDArray[np.int64]]:
         """Indices into each sensor's pool for step t; sensors in the mix's order."""

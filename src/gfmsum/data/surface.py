@@ -1,7 +1,7 @@
 """A procedural land surface: what is on the ground, before any sensor looks at it.
 
 Every location has a surface around it that is a pure function of the location's number. A ladder
-of levels, from shrubs of 2 m to plains of 14 km, each draws a land use: a pattern (woodland blobs,
+of levels, from shrubs of 3 m to plains of 25 km, each has a land use: a pattern (woodland blobs,
 field parcels, orchard rows ...) with its own length and direction, and two materials that it sets
 against each other. The levels vote at every point, and the material with most votes covers the
 ground: a coarse level decides where the wood is, a fine one where its clearings are. Moisture,
@@ -38,26 +38,28 @@ class Level:
 
 
 LEVELS = (
-    Level(2.2, 0.4),
-    Level(7.0, 1.3),
-    Level(22.0, 0.4),
-    Level(70.0, 1.5),
-    Level(240.0, 1.45),
-    Level(850.0, 0.4),
-    Level(3_500.0, 0.9),
-    Level(14_000.0, 0.3),
+    Level(3.5, 0.25),
+    Level(14.0, 2.2),
+    Level(50.0, 0.25),
+    Level(170.0, 2.2),
+    Level(700.0, 0.25),
+    Level(6_500.0, 2.2),
+    Level(25_000.0, 0.25),
 )
+STRONG = tuple(i for i, level in enumerate(LEVELS) if level.weight > 1)
+"""Levels that share a location's land use; the others draw their own. Each sensor resolves one."""
+
 PLACES = np.uint64(2**62 - 1)  # the bits that number locations and spell their land uses
 JITTER = (0.6, 1.7)  # a location's length over its level's, uniform in the logarithm
 
 LANDUSES: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {  # how likely each material takes part: TALL ones, then FLAT ones
-        "woodland": (0.15, 0.70, 0.15, 0.10, 0.15, 0.10, 0.65),
-        "range": (0.60, 0.20, 0.20, 0.05, 0.20, 0.60, 0.15),
-        "river": (0.25, 0.60, 0.15, 0.70, 0.10, 0.10, 0.10),
-        "farmland": (0.70, 0.15, 0.15, 0.05, 0.55, 0.05, 0.35),
-        "orchard": (0.50, 0.40, 0.10, 0.05, 0.50, 0.20, 0.25),
-        "town": (0.10, 0.20, 0.70, 0.20, 0.20, 0.25, 0.35),
+        "woodland": (0.10, 0.85, 0.05, 0.10, 0.15, 0.05, 0.70),
+        "range": (0.75, 0.20, 0.05, 0.05, 0.15, 0.65, 0.15),
+        "river": (0.20, 0.75, 0.05, 0.85, 0.05, 0.05, 0.05),
+        "farmland": (0.85, 0.10, 0.05, 0.03, 0.72, 0.05, 0.20),
+        "orchard": (0.15, 0.80, 0.05, 0.03, 0.77, 0.10, 0.10),
+        "town": (0.05, 0.10, 0.85, 0.10, 0.15, 0.15, 0.60),
     }
 )
 """Overlapping on purpose: what is there hints at the land use, only its shape tells."""
@@ -292,10 +294,10 @@ _PATTERNS: tuple[Callable[[_Patch], Floats], ...] = (
 )  # fmt: skip
 
 
-def respell(ids: Ids, level: int, landuse: NDArray[np.int64]) -> Ids:
-    """The ids with another land use at ``level``: probes ask for balanced classes."""
-    step = np.int64(len(LANDUSES) ** level)
-    return ids + ((landuse - _digits(ids)[:, level]) * step).astype(np.uint64)
+def respell(ids: Ids, landuse: NDArray[np.int64]) -> Ids:
+    """The ids with another land use: probes ask for balanced classes."""
+    step = np.int64(len(LANDUSES) ** STRONG[0])
+    return ids + ((landuse - _digits(ids)[:, STRONG[0]]) * step).astype(np.uint64)
 
 
 def generator(key: np.uint64, stream: str) -> np.random.Generator:
@@ -305,7 +307,9 @@ def generator(key: np.uint64, stream: str) -> np.random.Generator:
 
 def _digits(ids: Ids) -> NDArray[np.int64]:
     powers = np.array([len(LANDUSES) ** i for i in range(len(LEVELS))], np.uint64)
-    return ((ids & PLACES)[:, None] // powers % np.uint64(len(LANDUSES))).astype(np.int64)
+    digits = (ids & PLACES)[:, None] // powers % np.uint64(len(LANDUSES))
+    digits[:, STRONG] = digits[:, STRONG[:1]]
+    return digits.astype(np.int64)
 
 
 def _pick(odds: Floats, uniform: Floats) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ from gfmsum.data.plan import stream
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.data.surface import (
     LANDUSES,
-    LEVELS,
     MATERIALS,
     PLACES,
     Floats,
@@ -36,10 +35,9 @@ from gfmsum.sensors import SENSORS, Band, Sensor, Unit, unknown
 
 VERSION = 1  # raised when a change of code changes pixels
 CHUNK = 64  # locations at once: more save calls, fewer save memory
-TYPICAL_PX = 7  # the level that a sensor's tasks ask about has patterns of about this many pixels
 PROBES = np.uint64(2**63)  # a bit beyond PLACES that only probe locations have: none is both
 
-LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD (ESA, Sentinel-1 Product Definition)
+LOOKS = 25  # equivalent number, of a speckle-filtered product; GRD itself has 4.4 (ESA)
 NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
 
 _SIGNATURES = {  # of which material
@@ -243,16 +241,23 @@ class Instrument:
         return np.rint(np.clip(255 * exposure * np.maximum(value, 0) ** 0.8, 0, 255))
 
 
-def asked(sensor: Sensor) -> int:
-    """The level that the sensor's tasks ask about: the one whose patterns fit its footprint."""
-    typical = np.log([level.length_m / (TYPICAL_PX * sensor.gsd_m) for level in LEVELS])
-    return int(np.abs(typical).argmin())
-
-
 _TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
 
 type _Rows = NDArray[np.int64]
 type _Probe = tuple[Samples, dict[str, NDArray[Any]], tuple[_Rows, _Rows, _Rows]]
+
+
+def _landscape(ground: Ground) -> dict[str, NDArray[np.float64]]:
+    """Metrics of landscape ecology, (n,) each, from the cover's shares (n, materials, h, w).
+
+    Canopy: share of the footprint under trees. Diversity: Simpson's index, the chance that two points
+    of the footprint lie on different materials.
+    """
+    shares = ground.cover.mean((2, 3), dtype=np.float64)
+    return {
+        "canopy": shares[:, MATERIALS.index("trees")],
+        "diversity": 1 - (shares**2).sum(1),
+    }
 
 
 class Synthetic:
@@ -300,6 +305,9 @@ class Synthetic:
             for name, row in _TASKS["tasks"].items()
         ]
 
+    def unsupported(self, sensor: str) -> list[tuple[str, str]]:
+        return []
+
     def labelled(self, task: Task, size_px: int) -> Labelled:
         known = {t.name: t for t in self.tasks(task.sensor)}
         if task.name not in known:
@@ -308,23 +316,20 @@ class Synthetic:
         if key not in self._probes:
             self._probes[key] = self._probe(*key)
         samples, targets, fold = self._probes[key]
-        return Labelled(task, samples, targets[task.name], samples.ids, (fold,))
+        return Labelled(
+            task, samples, targets[task.name.removesuffix(f"_{task.sensor}")], samples.ids, (fold,)
+        )
 
     def _probe(self, sensor: str, size_px: int) -> _Probe:
-        level = asked(SENSORS[sensor])
         places, names, parts, landuse = [], [], [], []
         for part in ("train", "val", "test"):
             count = getattr(self.config, part)
             landuse.append(np.arange(count) % len(LANDUSES))  # balanced
-            places.append(respell(self._places(part, count=count) | PROBES, level, landuse[-1]))
+            places.append(respell(self._places(part, count=count) | PROBES, landuse[-1]))
             names += [f"synthetic/{self.config.world}/{part}/{i}" for i in range(count)]
             parts.append(np.arange(len(names) - count, len(names)))
-        pixels, length, canopy = self._scenes(sensor, np.concatenate(places), size_px)
-        targets = {
-            f"landuse_{sensor}": np.concatenate(landuse),
-            f"grain_{sensor}": np.log2(length[:, level] / SENSORS[sensor].gsd_m, dtype=np.float64),
-            f"canopy_{sensor}": canopy,
-        }
+        pixels, measured = self._scenes(sensor, np.concatenate(places), size_px)
+        targets: dict[str, NDArray[Any]] = {"landuse": np.concatenate(landuse), **measured}
         return self._samples(sensor, names, pixels), targets, (parts[0], parts[1], parts[2])
 
     def _places(self, *key: int | str, count: int) -> Ids:
@@ -339,20 +344,18 @@ class Synthetic:
 
     def _scenes(
         self, sensor: str, places: Ids, size_px: int
-    ) -> tuple[Floats, Floats, NDArray[np.float64]]:
-        """Pixels (n, c, h, w), lengths of the levels (n, levels), share of trees (n,)."""
+    ) -> tuple[Floats, dict[str, NDArray[np.float64]]]:
+        """Pixels (n, c, h, w), and what is measured on the ground they show, (n,) each."""
         instrument = self._instrument(sensor)
         pixels = np.empty((len(places), len(instrument.sensor.bands), size_px, size_px), np.float32)
-        length = np.empty((len(places), len(LEVELS)), np.float32)
-        canopy = np.empty(len(places))
+        measured = []
         for start in range(0, len(places), CHUNK):
             part = slice(start, start + CHUNK)
             surface = Surface(places[part])
             ground = surface.look(instrument.sensor.gsd_m, size_px)
             pixels[part] = instrument.observe(surface, ground)
-            length[part] = surface.length_m
-            canopy[part] = ground.cover[:, MATERIALS.index("trees")].mean((1, 2), dtype=np.float64)
-        return pixels, length, canopy
+            measured.append(_landscape(ground))
+        return pixels, {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
 
     def _samples(self, sensor: str, names: list[str], pixels: Floats) -> Samples:
         instrument = SENSORS[sensor]

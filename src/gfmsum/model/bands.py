@@ -20,10 +20,11 @@ from gfmsum.sensors import Band
 _POLARISATIONS = ("H", "V")
 # Periods in natural-log units. Wavelengths from 0.4 to 2.5 um span 1.8: the longest period orders all
 # of them, the shortest tells B8 from B8A (0.04 apart) without making them orthogonal.
-_WAVELENGTH_PERIODS = (0.5, 8.0)
-_WIDTH_PERIODS = (8.0, 32.0)  # FWHM from 10 to 200 nm spans 3.0; it refines, the centre decides
+_WAVELENGTH_PERIODS = (0.25, 4.0)
+_WIDTH_PERIODS = (8.0, 32.0)  # FWHM from 10 to 200 nm spans 3.0
 _GSD_PERIODS = (4.0, 32.0)  # GSD from 0.3 m to 1 km spans 8.1
 _FREQUENCIES = 8
+_MINOR = 0.4  # weight of width and GSD: they refine a code, the wavelength decides it
 
 
 def _fourier(value: float, periods: tuple[float, float]) -> Tensor:
@@ -42,20 +43,20 @@ def band_features(bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
     """
     rows, polarisations = [], []
     for band in bands:
-        gsd = _fourier(math.log(band.gsd_m), _GSD_PERIODS)
+        gsd = _MINOR * _fourier(math.log(band.gsd_m), _GSD_PERIODS)
         if band.wavelength_um is not None and band.fwhm_um is not None:
             optical = torch.cat(
                 [
                     _fourier(math.log(band.wavelength_um), _WAVELENGTH_PERIODS),
-                    _fourier(math.log(band.fwhm_um), _WIDTH_PERIODS),
+                    _MINOR * _fourier(math.log(band.fwhm_um), _WIDTH_PERIODS),
                 ]
             )
             pair = (0, 0)
         else:
             assert band.polarisation is not None
             optical = torch.zeros(4 * _FREQUENCIES)
-            transmit, receive = band.polarisation
-            pair = (1 + _POLARISATIONS.index(transmit), 1 + _POLARISATIONS.index(receive))
+            transmit, receive = (1 + _POLARISATIONS.index(letter) for letter in band.polarisation)
+            pair = (transmit, receive)
         rows.append(torch.cat([optical, gsd]))
         polarisations.append(pair)
     return torch.stack(rows), torch.tensor(polarisations)
@@ -96,13 +97,16 @@ class BandKernels(nn.Module):
             self._features[key] = features.to(device), polarisations.to(device)
         features, polarisations = self._features[key]
         learned = self.transmit(polarisations[:, 0]) + self.receive(polarisations[:, 1])
-        return self.project(features) + learned
+        codes: Tensor = self.project(features) + learned
+        return codes
 
     def forward(self, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
         """Returns kernels, float (c, p, d), and what the bias token became, float (k,)."""
         tokens = torch.cat([self.codes(bands), self.bias_token])
         mixed = self.norm(self.block(tokens[None])[0])
-        kernels = (self.scale * self.kernel(mixed[:-1])).unflatten(-1, (self.patch_pixels, self.token_width))
+        kernels = (self.scale * self.kernel(mixed[:-1])).unflatten(
+            -1, (self.patch_pixels, self.token_width)
+        )
         return kernels, mixed[-1]
 
 
@@ -134,7 +138,8 @@ class BandEmbedding(nn.Module):
             )
         kernels, context = self.kernels(bands)
         weight = kernels.flatten(0, 1) / len(bands)
-        return patches.flatten(2) @ weight + self.bias(context)
+        tokens: Tensor = patches.flatten(2) @ weight + self.bias(context)
+        return tokens
 
 
 class BandPrediction(nn.Module):
@@ -147,5 +152,6 @@ class BandPrediction(nn.Module):
     def forward(self, tokens: Tensor, bands: Sequence[Band]) -> Tensor:
         """Predict every band's pixels: float (b, n, d) to float (b, n, c, p)."""
         kernels, _ = self.kernels(bands)
-        flat = tokens @ kernels.flatten(0, 1).mT / math.sqrt(tokens.shape[-1])
-        return flat.unflatten(-1, kernels.shape[:2])
+        flat: Tensor = tokens @ kernels.flatten(0, 1).mT / math.sqrt(tokens.shape[-1])
+        bands_of_patch: Tensor = flat.unflatten(-1, kernels.shape[:2])  # type: ignore[no-untyped-call]
+        return bands_of_patch

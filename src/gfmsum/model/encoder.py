@@ -37,7 +37,9 @@ def patchify(x: Tensor, patch_px: int) -> Tensor:
     """
     h, w = x.shape[-2:]
     if h % patch_px or w % patch_px:
-        raise ValueError(f"image is {h}x{w} px, not a multiple of patch_px={patch_px}; crop it first")
+        raise ValueError(
+            f"image is {h}x{w} px, not a multiple of patch_px={patch_px}; crop it first"
+        )
     return rearrange(x, "b c (i p) (j q) -> b (i j) c (p q)", p=patch_px, q=patch_px)
 
 
@@ -76,9 +78,7 @@ def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
         return torch.cat([angle.sin() * averaging, (angle.cos() - 1) * averaging], dim=-1)
 
     rows, columns = axis(h), axis(w)
-    grid = torch.cat(
-        [rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)], dim=-1
-    )
+    grid = torch.cat([rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)], dim=-1)
     return (_AMPLITUDE * grid.flatten(0, 1)).float()
 
 
@@ -116,9 +116,10 @@ class Encoder(nn.Module):
         """
         positions = ground_positions(*grid, gsd_m * self.patch_px, self.width).to(patches.device)
         if visible is None:
-            return self.embedding(patches, bands) + positions
+            visible = torch.arange(patches.shape[1], device=patches.device).expand(len(patches), -1)
         index = visible[:, :, None, None].expand(-1, -1, *patches.shape[2:])
-        return self.embedding(patches.gather(1, index), bands) + positions[visible]
+        tokens: Tensor = self.embedding(patches.gather(1, index), bands) + positions[visible]
+        return tokens
 
     def trunk(self, tokens: Tensor) -> Tensor:
         """The transformer: float (b, v, d) to float (b, v, d), normed."""

@@ -34,7 +34,10 @@ def group_statistics(patches: Tensor, bands: Sequence[Band]) -> tuple[Tensor, Te
     Returns:
         Two float (b, 1, c, 1), equal within a group.
     """
-    mean, deviation = torch.empty_like(patches[:, :1, :, :1]), torch.empty_like(patches[:, :1, :, :1])
+    mean, deviation = (
+        torch.empty_like(patches[:, :1, :, :1]),
+        torch.empty_like(patches[:, :1, :, :1]),
+    )
     groups = [band.group for band in bands]
     for group in dict.fromkeys(groups):
         members = [i for i, name in enumerate(groups) if name == group]
@@ -119,7 +122,7 @@ class MaskedAutoencoder(nn.Module):
         visible = self.choose_visible(sum(counts), grid[0] * grid[1], rng).to(device)
 
         targets, embedded = [], []
-        for (pixels, bands, gsd_m), chosen in zip(views, visible.split(counts), strict=True):
+        for (pixels, bands, gsd_m), chosen in zip(views, torch.split(visible, counts), strict=True):
             patches = patchify(pixels, patch_px)
             targets.append((patches, bands))
             embedded.append(self.encoder.tokens(patches, bands, grid, gsd_m, chosen))
@@ -133,9 +136,10 @@ class MaskedAutoencoder(nn.Module):
             ground_positions(*grid, gsd_m * patch_px, width).to(device).expand(count, -1, -1)
             for (_, _, gsd_m), count in zip(views, counts, strict=True)
         ]
-        decoded = self.decoder_norm(self.decoder(tokens + torch.cat(positions))).split(counts)
+        decoded = self.decoder_norm(self.decoder(tokens + torch.cat(positions)))
         predicted = [
-            self.prediction(part, bands) for part, (_, bands, _) in zip(decoded, views, strict=True)
+            self.prediction(part, bands)
+            for part, (_, bands, _) in zip(torch.split(decoded, counts), views, strict=True)
         ]
         hidden = torch.ones(sum(counts), grid[0] * grid[1], device=device).scatter(1, visible, 0.0)
-        return predicted, list(hidden.split(counts)), targets
+        return predicted, list(torch.split(hidden, counts)), targets

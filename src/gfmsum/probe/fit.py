@@ -48,7 +48,9 @@ def search(fit: Fit) -> tuple[Array, float, bool]:
         tried[edge] = fit(edge)
 
 
-def linear(features: Array, target: Array, folds: tuple[NDArray[np.int64], ...], task: Task) -> Probed:
+def linear(
+    features: Array, target: Array, folds: tuple[NDArray[np.int64], ...], task: Task
+) -> Probed:
     """Fit on training items, choose on validation items, answer for test items.
 
     Args:

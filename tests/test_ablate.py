@@ -1,0 +1,172 @@
+"""The main job from words to a folder: mistakes, one small study read from all sides, real pixels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gfmsum.ablate import ablate, main
+from gfmsum.study import Outcome
+
+REAL = Path(__file__).parent.parent.parent / "shared" / "realdata"
+SMALL = (
+    "budget=micro", "budget.unique=60", "budget.seen=180", "budget.batch=30", "replicates=2",
+    "data.train=60", "data.val=60", "data.test=60",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sensor=s3"], "unknown sensor 's3': choose from landsat, modis, naip, s1, s2"),
+        (["mix=all+s1"], "unknown sensor 'all'"),
+        (["mix=s1"], "holds only the target"),
+        (["mix=s1+s9"], "unknown sensor 's9'"),
+        (["data=local"], "data.root"),
+        (["data=local", "data.root=nowhere"], "nowhere"),
+        (["budget.unique=abc"], "must be a whole number"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_leaves_nothing(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert message in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "usage: python -m gfmsum.ablate" in capsys.readouterr().out
+    assert main(["--cfg", "sensor=s2", "replicates=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "sensor: s2" in shown and "landuse_s2" in shown and "solo 0" in shown
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablate")
+
+
+@pytest.fixture(scope="module")
+def outcome(folder: Path) -> Outcome:
+    return ablate("sensor=s1", "mix=s1+s2", *SMALL, f"out={folder}/a", f"store={folder}/store")
+
+
+def test_the_folder_holds_everything(outcome: Outcome) -> None:
+    names = {path.name for path in outcome.folder.iterdir()}
+    assert names == {
+        "verdict.json", "scores.parquet", "predictions.parquet", "curves.parquet", "ledger.json",
+        "config.yaml", "reconstructions.npz", "report.html", "wandb",
+    }  # fmt: skip
+
+
+def test_the_verdict_is_of_the_scores(outcome: Outcome) -> None:
+    verdict = json.loads((outcome.folder / "verdict.json").read_text())
+    scores = pd.read_parquet(outcome.folder / "scores.parquet")
+    utility = scores.groupby(["arm", "replicate"])["utility"].mean().groupby("arm").mean()
+    values = {estimate["symbol"]: estimate["value"] for estimate in verdict["estimates"]}
+    assert values["Δ"] == pytest.approx(utility["mix"] - utility["solo"])
+    assert values["Δ"] == pytest.approx(values["α"] - values["δ"])
+    assert verdict["caveats"][0].startswith("Synthetic scenes: this checks the instrument")
+
+
+def test_scores_have_their_predictions(outcome: Outcome) -> None:
+    scores = pd.read_parquet(outcome.folder / "scores.parquet")
+    predictions = pd.read_parquet(outcome.folder / "predictions.parquet")
+    keys = ["arm", "replicate", "task"]
+    means = predictions.groupby(keys)["contribution"].mean()
+    joined = scores.set_index(keys)["utility"]
+    pd.testing.assert_series_equal(
+        means.sort_index(), joined.sort_index(), check_names=False, atol=1e-9, rtol=0
+    )
+    assert {"band means", "band statistics", "floor"} <= set(scores["arm"])
+
+
+def test_every_arm_spent_the_same_and_saw_what_it_should(outcome: Outcome) -> None:
+    runs = json.loads((outcome.folder / "ledger.json").read_text())["runs"]
+    trained = [run for run in runs.values() if run["arm"] != "floor"]
+    assert {(run["steps"], run["seen"]) for run in trained} == {(6, 180)}
+    assert runs["solo 0"]["unique_by_sensor"] == {"s1": 60}
+    assert runs["share 0"]["unique_by_sensor"] == {"s1": 30}
+    assert runs["mix 0"]["unique_by_sensor"] == {"s1": 30, "s2": 30}
+    assert runs["floor 0"]["steps"] == 0
+
+
+def test_reconstructions_are_there_for_every_sensor(outcome: Outcome) -> None:
+    with np.load(outcome.folder / "reconstructions.npz", allow_pickle=False) as file:
+        assert set(file.files) == {"s1", "s2"}
+
+
+def test_every_run_is_tracked(outcome: Outcome) -> None:
+    assert len(list((outcome.folder / "wandb").glob("offline-run-*/*.wandb"))) == 8
+
+
+def test_the_report_warns_first(outcome: Outcome) -> None:
+    body = (outcome.folder / "report.html").read_text(encoding="utf-8").split("<body", 1)[1]
+    warning = body.index("Synthetic scenes: this checks the instrument")
+    assert warning < body.index(outcome.verdict.sentence[:40])
+
+
+def test_a_second_call_reuses_every_run_and_says_the_same(outcome: Outcome, folder: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*")}
+    words = ("sensor=s1", "mix=s1+s2", *SMALL)
+    again = ablate(*words, f"out={folder}/b", f"store={folder}/store")
+    assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*")} == kept
+    first, second = ((o.folder / "verdict.json").read_bytes() for o in (outcome, again))
+    assert first == second
+    runs = json.loads((again.folder / "ledger.json").read_text())["runs"].values()
+    assert all(run["reused"] for run in runs)
+
+
+def test_the_same_seed_gives_the_same_verdict_from_scratch(outcome: Outcome, folder: Path) -> None:
+    words = ("sensor=s1", "mix=s1+s2", *SMALL, "jobs=1")
+    fresh = ablate(*words, f"out={folder}/c", f"store={folder}/other")
+    assert (fresh.folder / "verdict.json").read_bytes() == (
+        outcome.folder / "verdict.json"
+    ).read_bytes()
+
+
+def test_another_target_of_the_same_mix_reuses_its_runs(outcome: Outcome, folder: Path) -> None:
+    other = ablate("sensor=s2", "mix=s1+s2", *SMALL, f"out={folder}/d", f"store={folder}/store")
+    runs = json.loads((other.folder / "ledger.json").read_text())["runs"]
+    reused = {name.split()[0] for name, run in runs.items() if run["reused"]}
+    assert reused == {"mix", "floor"}
+
+
+def test_a_mix_without_the_target(outcome: Outcome, folder: Path) -> None:
+    other = ablate("sensor=s1", "mix=s2+naip", *SMALL, f"out={folder}/e", f"store={folder}/store")
+    arms = other.verdict.arms
+    assert arms["share"]["replicates"] == arms["floor"]["replicates"]
+
+
+def test_a_failing_run_is_named_and_what_had_finished_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sensor=s1", "mix=s1+s2", *SMALL, "budget.learning_rate=1e30", "replicates=1"]
+    assert main([*words, f"out={tmp_path}/out", f"store={tmp_path}/store", "jobs=1"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("gfmsum: run 'solo 0' failed: loss is")
+    assert "lower budget.learning_rate" in said
+    assert not (tmp_path / "out" / "verdict.json").exists()
+    assert not list(tmp_path.glob("store/.*"))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real pixels at ../shared/realdata")
+@pytest.mark.parametrize("sensor", ["s1", "s2", "landsat", "naip", "modis"])
+def test_real_pixels_give_a_verdict(sensor: str, folder: Path) -> None:
+    words = [word for word in SMALL if not word.startswith("data.")]
+    done = ablate(
+        f"sensor={sensor}", "mix=all", "data=local", f"data.root={REAL}", *words, "replicates=1",
+        f"out={folder}/real-{sensor}", f"store={folder}/real",
+    )  # fmt: skip
+    assert done.verdict.kind == "undecided"  # one replicate decides nothing
+    assert any("corpora" in caveat for caveat in done.caveats)
+    scores = pd.read_parquet(done.folder / "scores.parquet")
+    assert scores["value"].notna().all()
