@@ -1,6 +1,7 @@
 """Mixes and their shares."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,7 @@ def test_a_split_covers_everything_once_and_is_within_one_of_the_share(total: in
     mix = Mix.equal(SENSORS[:k])
     parts = list(mix.split(total).values())
     assert parts[0].start == 0 and parts[-1].stop == total
-    assert all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.stop == b.start for a, b in pairwise(parts))
     assert all(abs(len(part) - total / k) < 1 for part in parts)
 
 

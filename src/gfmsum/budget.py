@@ -112,7 +112,7 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
         # A batch of 60 holds every mix of up to six sensors in exactly equal parts.
         "micro": Budget("micro", unique=240, seen=1_200, batch=60, model=TINY),
-        "tiny": Budget("tiny", unique=4_080, seen=18_000, batch=60, model=TINY),
+        "tiny": Budget("tiny", unique=4_080, seen=15_000, batch=60, model=TINY),
     }
 )
 """Presets, every field of which can be overridden.

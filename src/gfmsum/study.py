@@ -216,7 +216,9 @@ def collect(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
             frame.assign(replicate=0, run="") for frame in study.store.load_probes(None, study.key)
         )
     )
-    scores, predictions = (pd.concat(frames, ignore_index=True) for frames in zip(*parts))
+    scores, predictions = (
+        pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)
+    )
     lead = ["arm", "replicate", "run"]
     return scores, predictions[lead + [c for c in predictions.columns if c not in lead]]
 

@@ -17,9 +17,18 @@ from sklearn.preprocessing import StandardScaler
 from gfmsum.config import SyntheticConfig
 from gfmsum.data import synthetic
 from gfmsum.data.sample import Labelled
-from gfmsum.data.surface import LANDUSES, LEVELS, MATERIALS, PLACES, Ground, Surface, respell
-from gfmsum.data.synthetic import LOOKS, PROBES, Instrument, Synthetic, asked, respond
-from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS, Band, Unit
+from gfmsum.data.surface import (
+    LANDUSES,
+    LEVELS,
+    MATERIALS,
+    PLACES,
+    STRONG,
+    Ground,
+    Surface,
+    respell,
+)
+from gfmsum.data.synthetic import LOOKS, PROBES, Instrument, Synthetic, respond
+from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS, Band, Sensor, Unit
 
 type Numbers = NDArray[Any]
 type Views = dict[str, Numbers]
@@ -27,11 +36,11 @@ type Views = dict[str, Numbers]
 SMALL = SyntheticConfig(train=60, val=60, test=60)
 # Mean of the first band over the first 8 locations.
 GOLDEN = {
-    "s1": -10.01611,
-    "s2": 0.13712011,
-    "landsat": 0.10719614,
-    "naip": 101.40515,
-    "modis": 0.19397772,
+    "s1": -9.965978,
+    "s2": 0.11322562,
+    "landsat": 0.089731042,
+    "naip": 99.49353,
+    "modis": 0.14305532,
 }
 
 
@@ -140,15 +149,15 @@ def test_unknown_names_are_refused(source: Synthetic) -> None:
 # --- the surface
 
 
-@given(st.integers(0, 2**62 - 1), st.integers(0, len(LEVELS) - 1), st.integers(0, 5))
+@given(st.integers(0, 2**62 - 1), st.integers(0, 5))
 @settings(max_examples=50, deadline=None)
-def test_respelling_changes_one_level_only(place: int, level: int, landuse: int) -> None:
+def test_respelling_changes_the_strong_levels_only(place: int, landuse: int) -> None:
     ids = np.array([place], np.uint64) | PROBES
     # Numbers at the very end of the range would carry into the next bit.
     ids &= ~np.uint64(2**61)
-    spelt = respell(ids, level, np.array([landuse]))
+    spelt = respell(ids, np.array([landuse]))
     want = Surface(ids).landuse
-    want[0, level] = landuse
+    want[0, STRONG] = landuse
     assert np.array_equal(Surface(spelt).landuse, want)
     assert spelt[0] & PROBES
 
@@ -186,12 +195,17 @@ def test_pixels_beyond_the_ladder_are_refused(source: Synthetic) -> None:
         Surface(source._places("x", count=1)).look(50_000, 8)
 
 
-def test_every_sensor_asks_about_patterns_of_its_own_size() -> None:
-    assert [LEVELS[asked(s)].length_m for s in (NAIP, S1, S2, LANDSAT, MODIS)] == [
-        7, 70, 70, 240, 3_500,
-    ]  # fmt: skip
-    for sensor in SENSORS.values():
-        assert 4 <= 32 * sensor.gsd_m / LEVELS[asked(sensor)].length_m <= 8
+@pytest.mark.parametrize("sensor", [NAIP, S1, S2, LANDSAT, MODIS])
+def test_every_sensor_resolves_exactly_one_strong_level(sensor: Sensor) -> None:
+    pixels = [LEVELS[i].length_m / sensor.gsd_m for i in STRONG]
+    assert len([p for p in pixels if 4 <= p <= 32]) == 1
+
+
+def test_a_location_has_one_land_use_on_its_strong_levels(source: Synthetic) -> None:
+    landuse = Surface(source._places("x", count=300)).landuse
+    assert (landuse[:, STRONG] == landuse[:, STRONG[:1]]).all()
+    weak = [i for i in range(len(LEVELS)) if i not in STRONG]
+    assert all((landuse[:, i] != landuse[:, STRONG[0]]).mean() > 0.7 for i in weak)
 
 
 # --- bands
@@ -335,21 +349,20 @@ def test_sensors_share_the_land(views: Views) -> None:
 @pytest.mark.parametrize("sensor", SENSORS)
 def test_tasks_are_complete(source: Synthetic, sensor: str) -> None:
     tasks = source.tasks(sensor)
-    assert [t.name for t in tasks] == [f"{t}_{sensor}" for t in ("landuse", "grain", "canopy")]
+    assert [t.name for t in tasks] == [f"{t}_{sensor}" for t in ("landuse", "diversity", "canopy")]
     assert [(t.metric, t.floor, t.ceiling) for t in tasks] == [
         ("accuracy", 1 / 6, 1.0), ("r2", 0.0, 1.0), ("r2", 0.0, 1.0),
     ]  # fmt: skip
-    landuse, grain, canopy = (source.labelled(task, 32) for task in tasks)
-    assert landuse.samples is grain.samples is canopy.samples
+    landuse, diversity, canopy = (source.labelled(task, 32) for task in tasks)
+    assert landuse.samples is diversity.samples is canopy.samples
     assert np.bincount(landuse.target).tolist() == [30] * 6
     for part in landuse.folds[0]:
         assert np.bincount(landuse.target[part]).tolist() == [10] * 6
     assert np.array_equal(np.concatenate(landuse.folds[0]), np.arange(180))
     assert landuse.samples.ids[landuse.folds[0][2][17]] == "synthetic/0/test/17"
     assert len(set(landuse.cluster)) == 180
-    periods = 2**grain.target * SENSORS[sensor].gsd_m / LEVELS[asked(SENSORS[sensor])].length_m
-    assert periods.min() >= 0.6 * 0.999
-    assert periods.max() <= 1.7 * 1.001
+    assert 0 <= diversity.target.min() < diversity.target.max() <= 1 - 1 / len(MATERIALS)
+    assert diversity.target.std() > 0.05
     assert 0 <= canopy.target.min() < canopy.target.max() <= 1
     assert canopy.target.std() > 0.1
 
@@ -362,12 +375,18 @@ def test_labels_come_from_the_land_and_not_from_pixels(source: Synthetic) -> Non
         assert a.samples.ids.tolist() == b.samples.ids.tolist()
 
 
-def test_canopy_is_the_share_of_trees(source: Synthetic) -> None:
+def test_canopy_and_diversity_are_those_of_the_cover(source: Synthetic) -> None:
     task = source.tasks("landsat")[2]
     places = source._places("train", count=6) | PROBES
-    surface = Surface(respell(places, asked(LANDSAT), np.arange(6)))
-    want = surface.look(30, 32).cover[:, MATERIALS.index("trees")].mean((1, 2))
+    surface = Surface(respell(places, np.arange(6)))
+    cover = surface.look(30, 32).cover
+    want = cover[:, MATERIALS.index("trees")].mean((1, 2))
     np.testing.assert_allclose(source.labelled(task, 32).target[:6], want, rtol=1e-5)
+    # The chance that two points drawn from the footprint lie on different materials.
+    flat = cover[0].reshape(len(MATERIALS), -1).astype(np.float64)
+    differ = 1 - (flat.T @ flat).mean()
+    diversity = source.labelled(source.tasks("landsat")[1], 32).target[0]
+    assert diversity == pytest.approx(differ, rel=1e-5)
 
 
 def test_labelled_items_do_not_depend_on_how_many_there_are(source: Synthetic) -> None:
@@ -391,7 +410,7 @@ def rings(x: Numbers) -> Numbers:
 @pytest.mark.parametrize("sensor", ["s1", "modis"])
 def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
     source = Synthetic(SyntheticConfig(train=600, val=60, test=240))
-    landuse, grain, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+    landuse, diversity, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
     x = landuse.samples.pixels.astype(np.float64)
     train, _, test = landuse.folds[0]
     means, shape = x.mean((2, 3)), rings(x)
@@ -402,11 +421,13 @@ def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
         return model.score(features[test], items.target[test])
 
     by_means = score(LogisticRegression(C=0.1), means, landuse)
-    assert by_means < 0.4
-    assert score(LogisticRegression(C=0.1), shape, landuse) > by_means + 0.15
-    assert score(Ridge(10), means, grain) < 0.1
-    assert score(Ridge(100), shape, grain) > 0.2
-    assert 0.2 < score(Ridge(1), means, canopy) < 0.75
+    both = np.concatenate([means, shape], axis=1)
+    assert by_means < 0.65
+    assert score(LogisticRegression(C=0.1), both, landuse) > by_means + 0.1
+    by_means = score(Ridge(10), means, diversity)
+    assert by_means < 0.5
+    assert score(Ridge(100), both, diversity) > by_means + 0.05
+    assert 0.2 < score(Ridge(1), means, canopy) < 0.8
 
 
 def test_classes_are_the_land_uses(source: Synthetic) -> None:

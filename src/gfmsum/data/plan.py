@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import lcm
 
 import numpy as np
@@ -89,7 +89,7 @@ class BatchPlan:
         cuts = [start, *range((start // size + 1) * size, end, size), end]
         pieces = [
             self._permutation(sensor, a // size)[a % size : a % size + b - a]
-            for a, b in zip(cuts, cuts[1:], strict=False)
+            for a, b in pairwise(cuts)
         ]
         return np.concatenate(pieces)
 

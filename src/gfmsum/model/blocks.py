@@ -32,7 +32,9 @@ def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
         for layer in block.modules():
             if isinstance(layer, nn.Linear):
                 _start(layer)
-        rows = block.attn.qkv.weight.data  # queries, keys and values, width rows each
+        rows = block.get_parameter(
+            "attn.qkv.weight"
+        ).data  # queries, keys and values, width rows each
         rows[:width] *= _FOCUS
         rows[width : 2 * width] = rows[:width]
     return nn.Sequential(*stack)
