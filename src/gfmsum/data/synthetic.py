@@ -355,7 +355,8 @@ class Synthetic:
             ground = surface.look(instrument.sensor.gsd_m, size_px)
             pixels[part] = instrument.observe(surface, ground)
             measured.append(_landscape(ground))
-        return pixels, {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
+        names = measured[0] if measured else ()
+        return pixels, {name: np.concatenate([m[name] for m in measured]) for name in names}
 
     def _samples(self, sensor: str, names: list[str], pixels: Floats) -> Samples:
         instrument = SENSORS[sensor]
