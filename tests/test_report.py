@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gfmsum import report
-from gfmsum.report import NAME, blind, curves, dots, forest, main, points, render
+from gfmsum import figures, report
+from gfmsum.figures import curves, dots, forest, points
+from gfmsum.report import NAME, blind, main, render
 
 CAVEAT = "Synthetic scenes: this checks the instrument and is no evidence about real sensors."
 HOSTILE = "<script>alert(1)</script>"
@@ -561,11 +562,11 @@ def test_colours_of_figures_follow_the_page(html: str, study: tuple[Path, dict[s
         assert "<metadata" not in drawn
         assert svg(drawn).get("role") == "img"
         assert svg(drawn).get("aria-label")
-    for colour in (*report.LIGHT.values(), *report.DARK.values()):
+    for colour in (*figures.LIGHT.values(), *figures.DARK.values()):
         assert colour in html
 
 
-@pytest.mark.parametrize("theme", [report.LIGHT, report.DARK])
+@pytest.mark.parametrize("theme", [figures.LIGHT, figures.DARK])
 def test_colours_can_be_told_from_the_page(theme: dict[str, str]) -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -601,9 +602,9 @@ def test_a_curve_is_thinned_by_averaging_neighbours() -> None:
     run = pd.DataFrame(
         {"step": [3, 1, 2, 4], "seen": [30, 10, 20, 40], "loss": [2.0, 8.0, 6.0, 1.0]}
     )
-    seen, loss = report._smooth(run, most=2)
+    seen, loss = figures._smooth(run, most=2)
     assert (list(seen), list(loss)) == ([15.0, 35.0], [7.0, 1.5])
-    seen, loss = report._smooth(run, most=10)
+    seen, loss = figures._smooth(run, most=10)
     assert (list(seen), list(loss)) == ([10.0, 20.0, 30.0, 40.0], [8.0, 6.0, 2.0, 1.0])
 
 
@@ -629,7 +630,7 @@ def test_dots_show_every_replicate_and_point_to_far_baselines(
 
 def test_png_holds_the_pixels_and_hides_the_masked() -> None:
     pixels = np.array([[[0.0], [0.5]], [[np.nan], [2.0]]], np.float32)
-    raw = b64decode(report.png(pixels).removeprefix("data:image/png;base64,"))
+    raw = b64decode(figures.png(pixels).removeprefix("data:image/png;base64,"))
     assert raw[:8] == b"\x89PNG\r\n\x1a\n"
     at, data = 8, {}
     while at < len(raw):
@@ -646,7 +647,7 @@ def test_png_holds_the_pixels_and_hides_the_masked() -> None:
         [0, 0, 0, 0, 255, 128, 128, 128, 255, 0, 128, 128, 128, 0, 255, 255, 255, 255]
     )
     colour = np.array([[[1.0, 0.0, 0.2]]], np.float32)
-    body = b64decode(report.png(colour).partition(",")[2])
+    body = b64decode(figures.png(colour).partition(",")[2])
     start = body.index(b"IDAT") + 4
     assert zlib.decompress(body[start:-16])[1:] == bytes([255, 0, 51, 255])
 
@@ -663,16 +664,16 @@ def test_png_holds_the_pixels_and_hides_the_masked() -> None:
         (points(-0.00001, 2, signed=True), "0.00"),
         (points(None), "–"),
         (points(float("nan")), "–"),
-        (report.interval(-0.01, 0.02), "[−1.00, +2.00]"),
-        (report.interval(None, 0.02), "–"),
-        (report.probability(0.0304), "0.030"),
-        (report.probability(0.00099), "<\u00a0.001"),
-        (report.probability(1.0), "1.000"),
-        (report.count(12240), "12\u202f240"),
-        (report.quantity(41.82), "41.8"),
-        (report.quantity(1234.5), "1\u202f234"),
-        (report.quantity(7.61e-7), "0.000"),
-        (report.quantity(0), "0"),
+        (figures.interval(-0.01, 0.02), "[−1.00, +2.00]"),
+        (figures.interval(None, 0.02), "–"),
+        (figures.probability(0.0304), "0.030"),
+        (figures.probability(0.00099), "<\u00a0.001"),
+        (figures.probability(1.0), "1.000"),
+        (figures.count(12240), "12\u202f240"),
+        (figures.quantity(41.82), "41.8"),
+        (figures.quantity(1234.5), "1\u202f234"),
+        (figures.quantity(7.61e-7), "0.000"),
+        (figures.quantity(0), "0"),
     ],
 )
 def test_numbers_as_text(text: str, expected: str) -> None:
