@@ -162,6 +162,8 @@ def test_a_failing_run_is_named_and_what_had_finished_is_kept(
 @pytest.mark.parametrize("sensor", ["s1", "s2", "landsat", "naip", "modis"])
 def test_real_pixels_give_a_verdict(sensor: str, folder: Path) -> None:
     words = [word for word in SMALL if not word.startswith("data.")]
+    # A small encoder: the labelled images are many.
+    words += ["budget.model.width=32", "budget.model.depth=1", "budget.model.heads=2"]
     done = ablate(
         f"sensor={sensor}", "mix=all", "data=local", f"data.root={REAL}", *words, "replicates=1",
         f"out={folder}/real-{sensor}", f"store={folder}/real",

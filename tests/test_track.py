@@ -84,6 +84,15 @@ def test_without_a_key_nothing_leaves_the_machine(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("logged_out")
+def test_a_key_that_login_left_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
+    (tmp_path / "netrc").write_text("machine other.example login user password x\n")
+    assert mode() == "offline"
+    (tmp_path / "netrc").write_text("machine wandb.example login user password x\n")
+    assert mode() == "online"
+
+
+@pytest.mark.usefixtures("logged_out")
 def test_an_offline_run_holds_group_config_curves_and_summary(tmp_path: Path) -> None:
     with track(
         "mix 0", group="study", kind="pretrain", config={"seed": 3}, folder=tmp_path

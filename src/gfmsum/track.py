@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 type Mode = Literal["online", "offline", "disabled"]
 
@@ -32,13 +34,24 @@ class Tracked:
 
 def mode() -> Mode:
     """Online if the user is logged in, else offline; ``WANDB_MODE`` overrides."""
-    import wandb
-
     chosen = os.environ.get("WANDB_MODE")
     if chosen in ("online", "offline", "disabled"):
         return cast(Mode, chosen)
-    # Neither prompts nor calls anybody: it only looks whether there is a key.
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    """Whether ``wandb login`` has left a key; asking wandb itself would log this process in."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    path = os.environ.get("NETRC") or Path.home() / ".netrc"
+    try:
+        return netrc(path).authenticators(urlsplit(server).hostname or "") is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 @contextmanager

@@ -207,7 +207,7 @@ def read_index(folder: str) -> Index:
     root = Path(folder)
     file = root / "index.json"
     if not folder or not root.is_dir():
-        raise ValueError(f"root={folder!r} must be a folder with an index.json; name one")
+        raise ValueError(f"data.root={folder!r} must be a folder with an index.json; name one")
     if not file.is_file():
         raise ValueError(f"{file} does not exist: every root needs one; add it or name another")
     raw = file.read_bytes()
