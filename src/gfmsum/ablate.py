@@ -24,7 +24,8 @@ mix alone (share), on the whole mix (mix), and leaves one untrained (floor); pro
 target's tasks; and says more, less, equal or undecided.
 
   sensor=s1           the target: s1, s2, landsat, naip or modis
-  mix=all             what the mixed arm sees: all, s1+s2, all-s1, ...
+  mix=all             what the mixed arm sees: all, s1+s2, all-s1, s1:3+s2:1 (shares), or the
+                      shares of published corpora, clay and dofa: clay-linz without what is missing
   data=synthetic      procedural scenes, which check the instrument; or
   data=local          a folder of real pixels with an index.json:  data.root=FOLDER
   budget=tiny         what each arm may spend: tiny, or micro (seconds per run)

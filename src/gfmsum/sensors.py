@@ -8,6 +8,8 @@ further down has to guess what a channel is from its position or its values.
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -37,6 +39,7 @@ class Band:
     wavelength_um: float | None = None  # centre, micrometres
     fwhm_um: float | None = None  # full width at half maximum, micrometres
     polarisation: str | None = None  # transmit then receive: "VV", "VH", "HV", "HH"
+    frequency_ghz: float | None = None  # radar's carrier; None if not known
 
     def __post_init__(self) -> None:
         if (self.wavelength_um is None) == (self.polarisation is None):
@@ -50,10 +53,14 @@ class Band:
             raise ValueError(
                 f"band {self.name}: polarisation {self.polarisation!r} must be VV, VH, HV or HH"
             )
-        for quantity in ("gsd_m", "wavelength_um", "fwhm_um"):
+        if self.frequency_ghz is not None and self.polarisation is None:
+            raise ValueError(
+                f"band {self.name}: frequency_ghz is for radar; give wavelength_um alone"
+            )
+        for quantity in ("gsd_m", "wavelength_um", "fwhm_um", "frequency_ghz"):
             value = getattr(self, quantity)
-            if value is not None and not value > 0:
-                raise ValueError(f"band {self.name}: {quantity}={value} must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"band {self.name}: {quantity}={value} must be above 0 and finite")
 
     @property
     def group(self) -> str:
@@ -70,16 +77,34 @@ class Band:
         )
 
 
+RESERVED = ("all", "clay", "dofa")
+"""Words that mean something in a mix, and so name no sensor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """One instrument and product: the grid its images come on, and its bands in delivery order."""
+    """One instrument and product: the grid its images come on, and its bands in delivery order.
 
-    name: str
+    Raises:
+        ValueError: for a name that would not be safe in a mix, a path or a page, a grid that is not
+            positive, or bands that are missing or not told apart by their names.
+    """
+
+    name: str  # small letters, digits and _, a letter first
     title: str
     gsd_m: float  # of the grid that images are delivered on, metres
     bands: tuple[Band, ...]
 
     def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise ValueError(
+                f"sensor name {self.name!r} must be small letters, digits and _, a letter first; "
+                "rename it"
+            )
+        if self.name in RESERVED:
+            raise ValueError(f"sensor name {self.name!r} already means a mix; rename it")
+        if not 0 < self.gsd_m < math.inf:
+            raise ValueError(f"sensor {self.name}: gsd_m={self.gsd_m} must be above 0 and finite")
         names = [band.name for band in self.bands]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"sensor {self.name}: band names {names} must be unique and not empty")
@@ -118,10 +143,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}: choose from {', '.join(names)}{hint}"
 
 
-def _optical(
+def optical(
     unit: Unit, *rows: tuple[str, float, float, float], scale: float = 1.0
 ) -> tuple[Band, ...]:
-    """Bands from rows of (name, GSD in m, centre, FWHM), the last two in ``scale`` micrometres."""
+    """Optical bands, one from each row.
+
+    Args:
+        unit: of all of them.
+        rows: name, GSD in metres, centre and full width at half maximum.
+        scale: micrometres in the unit of centre and width; 1e-3 for nanometres.
+    """
     return tuple(
         Band(n, gsd, unit, centre * scale, width * scale) for n, gsd, centre, width in rows
     )
@@ -131,15 +162,16 @@ S1 = Sensor(
     "s1",
     "Sentinel-1 IW GRD",
     10.0,
-    tuple(Band(p, 10.0, Unit.DB, polarisation=p) for p in ("VV", "VH")),
+    tuple(Band(p, 10.0, Unit.DB, polarisation=p, frequency_ghz=5.405) for p in ("VV", "VH")),
 )
-"""C-band SAR backscatter. ESA, Sentinel-1 SAR User Guide: dual polarisation over land, 10 m pixels."""
+"""C-band SAR backscatter. ESA, Sentinel-1 SAR User Guide: dual polarisation over land, 10 m pixels,
+centre frequency 5.405 GHz."""
 
 S2 = Sensor(
     "s2",
     "Sentinel-2 MSI",
     10.0,
-    _optical(
+    optical(
         Unit.REFLECTANCE,
         ("B01", 60, 442.7, 20),
         ("B02", 10, 492.7, 65),
@@ -163,7 +195,7 @@ LANDSAT = Sensor(
     "landsat",
     "Landsat 8 OLI surface reflectance",
     30.0,
-    _optical(
+    optical(
         Unit.REFLECTANCE,
         ("B1", 30, 0.443, 0.016),
         ("B2", 30, 0.482, 0.060),
@@ -180,7 +212,7 @@ NAIP = Sensor(
     "naip",
     "NAIP aerial imagery",
     1.0,
-    _optical(
+    optical(
         Unit.BRIGHTNESS8,
         ("R", 1, 0.635, 0.032),
         ("G", 1, 0.555, 0.060),
@@ -194,7 +226,7 @@ MODIS = Sensor(
     "modis",
     "MODIS MOD09A1",
     500.0,
-    _optical(
+    optical(
         Unit.REFLECTANCE,
         ("B01", 500, 645, 50),
         ("B02", 500, 858.5, 35),
@@ -211,3 +243,4 @@ MODIS = Sensor(
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
     {sensor.name: sensor for sensor in (S1, S2, LANDSAT, NAIP, MODIS)}
 )
+"""The founding five. :data:`gfmsum.catalog.CATALOG` holds these and every other sensor."""

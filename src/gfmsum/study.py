@@ -139,9 +139,8 @@ def plan(config: AblationConfig) -> Study:
     }
     # The same question on the same data has the same name, wherever the data lie.
     question = config.question() | {"data": identity}
-    name = (
-        f"{target}-{config.mix}-{config.data_name}-{config.budget.name}-{fingerprint(question)[:6]}"
-    )
+    asked = config.mix.replace(":", "=")  # a colon is not safe in every path and address
+    name = f"{target}-{asked}-{config.data_name}-{config.budget.name}-{fingerprint(question)[:6]}"
     return Study(config, source, mix, tasks, runs, name, Path(config.out or f"runs/{name}"))
 
 

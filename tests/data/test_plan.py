@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfmsum.data.plan import BatchPlan, offsets, stream
-from gfmsum.mix import Mix
+from gfmsum.data.plan import BatchPlan, allocate, offsets, stream
+from gfmsum.mix import CORPORA, Mix
 
 THREE = Mix((("a", Fraction(1, 2)), ("b", Fraction(1, 3)), ("c", Fraction(1, 6))))
 
@@ -91,3 +91,27 @@ def test_shares_of_a_cycle_are_interleaved_not_blocked() -> None:
     order = [next(iter(plan.step(t))) for t in range(6)]
     assert Counter(order) == {"a": 3, "b": 2, "c": 1}
     assert order[:3] != ["a", "a", "a"]
+
+
+@given(weights=st.lists(st.integers(1, 40), min_size=1, max_size=6), samples=st.integers(0, 300))
+@settings(max_examples=60)
+def test_allocation_is_that_of_one_sample_after_another(weights: list[int], samples: int) -> None:
+    mix = Mix.weighted({f"s{i}": weight for i, weight in enumerate(weights)})
+    given_one_by_one = [0] * len(weights)
+    for _ in range(samples):
+        due = [
+            Fraction(2 * count + 1, w) for count, w in zip(given_one_by_one, weights, strict=True)
+        ]
+        given_one_by_one[due.index(min(due))] += 1
+    assert allocate(mix, samples).tolist() == given_one_by_one
+
+
+def test_published_corpora_keep_their_shares_over_any_stretch() -> None:
+    """Their period is tens of millions of samples: nothing may be laid out sample by sample."""
+    counts = CORPORA["clay"]
+    mix = Mix.parse("clay", list(counts))
+    total = sum(counts.values())
+    assert dict(zip(mix.sensors, allocate(mix, total).tolist(), strict=True)) == counts
+    later = allocate(mix, total + 1_000_000) - allocate(mix, total)
+    for sensor, got in zip(mix.sensors, later.tolist(), strict=True):
+        assert abs(got - 1_000_000 * counts[sensor] / total) < len(counts)

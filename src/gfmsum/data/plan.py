@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +26,21 @@ def stream(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16])))
 
 
-def _cycle(mix: Mix) -> NDArray[np.int64]:
-    """How many of the first j samples belong to each sensor: int64 (period + 1, sensors).
+def allocate(mix: Mix, samples: int) -> NDArray[np.int64]:
+    """How many of the first ``samples`` of a sequence belong to each sensor: int64 (sensors,).
 
-    Each next sample goes to the sensor that is furthest behind its share, so every stretch of the
-    sequence holds the shares as exactly as whole samples allow. After one period all are exact.
+    The m-th sample of a sensor with share s is due at (m - 1/2) / s, ties in the mix's order (Webster's
+    divisor method): so every stretch holds the shares about as exactly as whole samples allow,
+    whole periods hold them exactly, and nothing need be remembered, however long the period.
     """
     shares = [share for _, share in mix.shares]
-    period = lcm(*(share.denominator for share in shares))
-    given = [0] * len(shares)
-    rows = [tuple(given)]
-    for j in range(1, period + 1):
-        behind = [share * j - count for share, count in zip(shares, given, strict=True)]
-        given[behind.index(max(behind))] += 1
-        rows.append(tuple(given))
-    return np.array(rows, dtype=np.int64)
+    # By this time no more than `samples` are due, and fewer by less than the number of sensors.
+    now = max(Fraction(0), samples - Fraction(len(shares), 2))
+    given = [int(share * now + Fraction(1, 2)) for share in shares]
+    for _ in range(samples - sum(given)):
+        due = [(2 * count + 1) / share for count, share in zip(given, shares, strict=True)]
+        given[due.index(min(due))] += 1
+    return np.array(given, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -55,7 +55,6 @@ class BatchPlan:
     pools: Mapping[str, int]  # samples of each sensor of the mix
     batch: int
     seed: Sequence[int]
-    _counts: NDArray[np.int64] = field(init=False, repr=False)
     _permutations: dict[str, tuple[int, NDArray[np.int64]]] = field(
         init=False, repr=False, default_factory=dict
     )
@@ -66,18 +65,10 @@ class BatchPlan:
             raise ValueError(
                 f"no pretraining samples for {', '.join(empty)}; drop them from the mix"
             )
-        self._counts = _cycle(self.mix)
-
-    def _given(self, samples: int) -> NDArray[np.int64]:
-        """How many of the first ``samples`` of the sequence belong to each sensor."""
-        period = len(self._counts) - 1
-        whole, rest = divmod(samples, period)
-        given: NDArray[np.int64] = self._counts[-1] * whole + self._counts[rest]
-        return given
 
     def step(self, t: int) -> dict[str, NDArray[np.int64]]:
         """Indices into each sensor's pool for step t; sensors in the mix's order."""
-        start, end = self._given(t * self.batch), self._given((t + 1) * self.batch)
+        start, end = allocate(self.mix, t * self.batch), allocate(self.mix, (t + 1) * self.batch)
         return {
             name: self._draw(name, int(a), int(b))
             for name, a, b in zip(self.mix.sensors, start, end, strict=True)
@@ -102,7 +93,7 @@ class BatchPlan:
 
     def unique(self, steps: int) -> dict[str, int]:
         """Distinct samples of each sensor seen in the first ``steps`` steps."""
-        given = self._given(steps * self.batch)
+        given = allocate(self.mix, steps * self.batch)
         return {
             name: min(int(count), self.pools[name])
             for name, count in zip(self.mix.sensors, given, strict=True)
@@ -110,7 +101,7 @@ class BatchPlan:
 
     def seen(self, steps: int) -> dict[str, int]:
         """Samples of each sensor shown in the first ``steps`` steps, repeats included."""
-        given = self._given(steps * self.batch)
+        given = allocate(self.mix, steps * self.batch)
         return dict(zip(self.mix.sensors, (int(count) for count in given), strict=True))
 
 
