@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_every_public_name_exists() -> None:
 
     for name in gfmsum.__all__:
         assert getattr(gfmsum, name) is not None
+        # A name of both would be the one or the other, depending on what was imported before.
+        assert find_spec(f"gfmsum.{name}") is None, name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         gfmsum.nonsense  # noqa: B018
 

@@ -17,6 +17,7 @@ from scipy import integrate, stats
 from statsmodels.stats.power import ttest_power
 from statsmodels.stats.weightstats import ttost_ind
 
+from gfmsum.records import fingerprint
 from gfmsum.verdict import (
     CONTRASTS,
     Contrast,
@@ -27,6 +28,7 @@ from gfmsum.verdict import (
     detectable,
     holm,
     judge,
+    satterthwaite,
     table,
 )
 
@@ -151,6 +153,12 @@ def test_minimum_detectable_effect_has_its_power_at_any_df(df: float, confidence
         return float(stats.norm.cdf(effect - critical * estimated) + below)
 
     assert integrate.quad(found, 0, 1, limit=200)[0] == pytest.approx(0.8, abs=1e-4)
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    assert satterthwaite([(1.0, 2), (3.0, 4)]) == pytest.approx(16 / (1 / 2 + 9 / 4))
+    assert satterthwaite([(7.0, 5)]) == 5
+    assert satterthwaite([(1.0, 1), (-0.9, 1)]) == 1
 
 
 def test_holm_by_hand() -> None:
@@ -395,6 +403,79 @@ def test_one_replicate_gives_a_point_and_no_more() -> None:
     assert verdict.sentence.startswith("Undecided: with 1 to 2 replicates, ")
 
 
+def scores_of(runs: Mapping[str, ArrayLike]) -> pd.DataFrame:
+    return tables(constant(runs), {"t": ["here"] * 4})[0]
+
+
+def test_without_test_items_it_is_welchs_t_test_and_says_what_it_lacks() -> None:
+    items = drawn(3)
+    scores, _ = tables(items, {"t": places(6, 3)})
+    verdict = judge(scores, None, DESIGN)
+    e = verdict.estimates[0]
+    mix, solo = (items[arm]["t"].mean(axis=1) for arm in ("mix", "solo"))
+    want = stats.ttest_ind(mix, solo, equal_var=False)
+    assert [e.p, e.df] == pytest.approx([want.pvalue, want.df])
+    assert (e.item_variance, verdict.tasks[0]["clusters"]) == (None, None)
+    lacks = "without test items the interval carries runs only, not how places vary"
+    assert {x.why for x in verdict.estimates} == {lacks}
+    assert verdict.sentence.endswith(f"; {lacks}.")
+    assert f"Δ, α, δ: {lacks}" in table(verdict).splitlines()
+
+
+def test_equal_scores_without_test_items_are_not_called_equal() -> None:
+    """Two runs may reach one score by different answers, and nobody can look."""
+    scores = scores_of({"mix": [0.5, 0.5], "solo": [0.5, 0.5]})
+    e = judge(scores, None, SUBSTITUTION).estimates[0]
+    assert (e.kind, e.value, e.low, e.p) == (Kind.UNDECIDED, 0, None, None)
+    assert e.why.startswith("runs do not vary")
+
+
+def test_arms_with_the_same_runs_tie() -> None:
+    """p is exactly 1, and whether they are equal is a matter of how much runs vary."""
+    kinds = {}
+    for spread in (0.001, 0.1):
+        runs = {arm: [0.5, 0.5 + spread, 0.5 - spread] for arm in ("mix", "solo")}
+        e = substitution_of(constant(runs))
+        assert (e.value, e.p, e.p_adjusted) == (0, 1, 1)
+        assert e.low == -(e.high or 0)
+        kinds[spread] = e.kind
+    assert kinds == {0.001: Kind.EQUAL, 0.1: Kind.UNDECIDED}
+
+
+@quick
+@given(SEEDS)
+def test_one_task_is_the_mean_over_itself(seed: int) -> None:
+    one = drawn(seed)
+    twice = {arm: {"t": x["t"], "again": x["t"]} for arm, x in one.items()}
+    got = substitution_of(twice, {"t": places(6, 3), "again": places(6, 3)})
+    assert numbers(got) == pytest.approx(numbers(substitution_of(one, {"t": places(6, 3)})))
+
+
+@settings(quick, max_examples=40)
+@given(
+    SEEDS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.sampled_from(["t", "tv"]),
+    st.integers(0, 2), st.booleans(),
+)  # fmt: skip
+def test_every_table_has_an_answer_without_nan(
+    seed: int, r_mix: int, r_solo: int, g: int, tasks: str, decimals: int, known: bool
+) -> None:
+    """Few runs, few places, and rounding so coarse that ties and sameness are common."""
+    items = drawn(seed, r=3, g=g, each=2, tasks=tasks)
+    r = {"mix": r_mix, "solo": r_solo, "share": 2}
+    items = {
+        arm: {task: np.round(x, decimals)[: r[arm]] for task, x in by_task.items()}
+        for arm, by_task in items.items()
+    }
+    scores, predictions = tables(items, {task: places(g, 2) for task in tasks})
+    verdict = judge(scores, predictions if known else None, DESIGN)
+    json.dumps(verdict.as_dict(), allow_nan=False)
+    assert "nan" not in table(verdict) + verdict.sentence
+    for e in verdict.estimates:
+        assert (e.low is None) == (e.high is None)
+        assert e.low is not None or (e.kind is Kind.UNDECIDED and e.why)
+        assert e.p is None or 0 <= e.p <= (e.p_adjusted or 0) <= 1
+
+
 def test_answers_that_are_all_the_same_are_equal() -> None:
     e = substitution_of({arm: {"t": np.tile([0.0, 1, 1, 0], (3, 1))} for arm in ("mix", "solo")})
     assert (e.kind, e.value, e.low, e.high) == (Kind.EQUAL, 0, 0, 0)
@@ -476,6 +557,8 @@ def broken(how: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             predictions = predictions.drop(at)
         case "mean":
             predictions.loc[at, "contribution"] += 2e-6
+        case "no replicate":
+            scores.loc[of_mix, "replicate"] = np.nan
         case "task":
             predictions["task"] = "v"
             scores["utility"] = 0.0
@@ -488,6 +571,7 @@ def broken(how: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         ("arm", "no score of arm 'mix' on s1; run and probe it first"),
         ("score", "'mix', replicate 2 has no finite utility of {'task': 'v'}; probe every run"),
         ("nan", "'mix', replicate 2 has no finite utility of {'task': 't'}"),
+        ("no replicate", "'replicate': nan, 'task': 't'} is there twice or has no name"),
         ("probe", "utility of {'arm': 'mix', 'replicate': 2, 'task': 't'} is there twice"),
         ("item", "'mix', replicate 2 has no finite contribution of {'task': 't', 'item': 'i4'"),
         ("other item", "test items and their clusters must be the same in every arm"),
@@ -503,6 +587,26 @@ def broken(how: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_incomplete_tables_are_refused(how: str, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         judge(*broken(how), DESIGN)
+
+
+@pytest.mark.parametrize(
+    ("floor", "ceiling", "says"),
+    [
+        (0.9, 0.1, "task 't': floor 0.9 must be below ceiling 0.1; swap them"),
+        (0.5, 0.5, "floor 0.5 must be below ceiling 0.5"),
+        (np.nan, 0.5, "floor nan must be below ceiling 0.5"),
+        (0.0, np.inf, "floor 0 must be below ceiling inf"),
+        ([0.1, 0.2] * 6, 0.9, "task 't' has 2 scales: floors [0.1, 0.2] and ceilings [0.9, 0.9]"),
+    ],
+)
+def test_scales_without_a_floor_below_a_ceiling_are_refused(
+    floor: object, ceiling: object, says: str
+) -> None:
+    scores, predictions = tables(drawn(0), {"t": places(6, 3)})
+    with pytest.raises(ValueError, match=re.escape(says)):
+        judge(scores.assign(floor=floor, ceiling=ceiling), predictions, DESIGN)
+    others = scores.assign(floor=floor, ceiling=ceiling, sensor="s2")
+    judge(pd.concat([scores, others]), predictions, DESIGN)
 
 
 @pytest.mark.parametrize(
@@ -522,6 +626,60 @@ def test_incomplete_tables_are_refused(how: str, says: str) -> None:
 def test_impossible_designs_are_refused(make: Callable[[], object], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         make()
+
+
+# What was fixed before the runs
+
+
+def test_fingerprint_by_hand() -> None:
+    contrasts = {
+        "substitution": [{"mix": 1.0, "solo": -1.0}, True],
+        "addition": [{"mix": 1.0, "share": -1.0}, False],
+        "dilution": [{"solo": 1.0, "share": -1.0}, False],
+    }
+    assert DESIGN.fingerprint == fingerprint(["s1", ["s1", "s2"], 0.01, 0.95, contrasts])
+    assert re.fullmatch("[0-9a-f]{16}", DESIGN.fingerprint)
+
+
+def test_fingerprint_names_what_decides_and_nothing_else() -> None:
+    first, *rest = CONTRASTS
+    weights, worded = {"mix": 2.0, "solo": -2.0}, {"solo": -1.0, "mix": 1.0}
+    same = [
+        Design("s1", ("s2", "s1")),
+        Design("s1", ("s1", "s2"), contrasts=CONTRASTS[::-1]),
+        Design(
+            "s1", ("s1", "s2"), 0.01, 0.95, (Contrast(first.name, "D", worded, "", True), *rest)
+        ),
+    ]
+    other = [
+        Design("s2", ("s1", "s2")),
+        Design("s1", ("s1", "s2", "naip")),
+        Design("s1", ("s1", "s2"), margin=0.02),
+        Design("s1", ("s1", "s2"), confidence=0.9),
+        Design("s1", ("s1", "s2"), contrasts=CONTRASTS[:2]),
+        Design("s1", ("s1", "s2"), contrasts=(Contrast(first.name, "Δ", weights, "", True), *rest)),
+        Design("s1", ("s1", "s2"), contrasts=(Contrast(first.name, "Δ", worded, ""), *rest)),
+    ]
+    assert {design.fingerprint for design in same} == {DESIGN.fingerprint}
+    assert len({design.fingerprint for design in [DESIGN, *other]}) == 1 + len(other)
+
+
+def test_a_design_changed_after_the_runs_is_said() -> None:
+    scores, predictions = tables(drawn(0), {"t": places(6, 3)})
+    before, after = DESIGN.fingerprint, Design("s1", ("s1", "s2"), margin=0.05)
+    kept = judge(scores, predictions, DESIGN, recorded=before)
+    unknown = judge(scores, predictions, DESIGN)
+    changed = judge(scores, predictions, after, recorded=before)
+    says = "contrasts or margin were changed after the runs"
+    assert [v.changed for v in (kept, unknown, changed)] == [False, False, True]
+    assert changed.sentence.endswith(f"; {says}.")
+    assert f"not the recorded {before}: {says}" in table(changed).splitlines()
+    assert kept.sentence == unknown.sentence
+    for verdict in (kept, unknown):
+        assert says not in verdict.sentence + table(verdict)
+        assert f"design {before}" in table(verdict).splitlines()
+    got = changed.as_dict()
+    assert (got["design"], got["recorded"]) == (after.fingerprint, before)
 
 
 # What people read

@@ -1,7 +1,8 @@
 """gfmsum: can a multi-sensor foundation model be more than the sum of its parts?
 
 The names below are the public interface; each is imported when first used, so that
-``import gfmsum`` is quick and does not load torch.
+``import gfmsum`` is quick and does not load torch. Functions that share their module's name are
+imported from it: ``from gfmsum.ablate import ablate``.
 """
 
 from importlib import import_module
@@ -32,12 +33,8 @@ _HOMES = {
     "Encoder": "model.encoder",
     "MaskedAutoencoder": "model.mae",
     "Pretraining": "pretrain",
-    "pretrain": "pretrain",
     "judge": "verdict",
     "Design": "verdict",
-    "plan": "study",
-    "conduct": "study",
-    "ablate": "ablate",
 }
 __all__ = ["__version__", *_HOMES]
 

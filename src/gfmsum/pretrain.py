@@ -120,6 +120,7 @@ class Pretraining(L.LightningModule):
             [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
             lr=self.learning_rate,
             betas=(0.9, 0.95),
+            fused=True,  # one pass over all weights: a tenth of a small step's time on a CPU
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {

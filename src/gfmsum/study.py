@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -63,6 +64,11 @@ class Study:
     @property
     def store(self) -> Store:
         return Store(Path(self.config.store))
+
+    @property
+    def design(self) -> Design:
+        """What is compared, and how it will be judged."""
+        return Design(self.config.sensor, self.mix.sensors, margin=self.config.margin)
 
     @property
     def key(self) -> str:
@@ -161,14 +167,14 @@ def conduct(study: Study, watch: Watch) -> Outcome:
     reused = {job.run.fingerprint for job in jobs if job.run and not missing(job)[0]}
     # The question, the margin and the ends of the tasks' scales are on disk before the first run.
     write_text(study.out / "config.yaml", config_yaml(study))
+    recorded = record(study)
     if todo:
         at_once = engine.workers(study.config.jobs, study.config.device, len(todo))
         with watch(todo) as watcher:
             for index in engine.run_here(todo, at_once, watcher.progress):
                 watcher.done(index)
     scores, predictions = collect(study)
-    design = Design(study.config.sensor, study.mix.sensors, margin=study.config.margin)
-    verdict = judge(scores, predictions, design)
+    verdict = judge(scores, predictions, study.design, recorded)
     notes = caveats(study)
     for name, frame in (
         ("scores", scores), ("predictions", predictions), ("curves", curves(study)),
@@ -185,12 +191,28 @@ def conduct(study: Study, watch: Watch) -> Outcome:
     return Outcome(verdict, tuple(notes), study.out)
 
 
+def record(study: Study) -> str:
+    """Write the design down beside the runs, the first time that these runs are compared.
+
+    Returns:
+        The fingerprint that stands there: the present design's, unless it was changed since.
+    """
+    runs = sorted(run.fingerprint for run in study.runs.values())
+    name = fingerprint([study.config.sensor, runs])
+    path = study.store.root / "designs" / f"{name}.json"
+    if not path.is_file():
+        written = {"fingerprint": study.design.fingerprint, "design": study.design, "runs": runs}
+        write_text(path, to_json(written))
+    return str(json.loads(path.read_text())["fingerprint"])
+
+
 def config_yaml(study: Study) -> str:
     """The resolved configuration, the tasks with their scales, and the names of the runs."""
     from omegaconf import OmegaConf
 
     content = {
         "study": study.name,
+        "design": study.design.fingerprint,
         "config": study.config.question(),
         "mix": {name: str(share) for name, share in study.mix.shares},
         "tasks": plain(study.tasks),

@@ -2,33 +2,74 @@
 
 The replicate is the pretraining run, never the test item. Runs and places are both drawn from
 something larger, so a contrast carries two variances: of runs, and of clusters of test items that
-every arm shares. Everything here is pure and needs NumPy, SciPy, pandas and statsmodels only.
+every arm shares. NumPy, SciPy, pandas and statsmodels are all that judging needs; anybody's scores
+will do:
+
+    python -m gfmsum.verdict SCORES [PREDICTIONS] target=s1 mix=s1+s2 [key=value ...]
+
+  SCORES                a Parquet or CSV file, or a folder with scores.parquet
+  PREDICTIONS           the same; default predictions.parquet beside the scores. Without any, the
+                        interval carries runs but not places, and the verdict says so
+  target=s1             sensor whose tasks are scored
+  mix=s1+s2             sensors of the mix arm, by name
+  margin=0.01           utility within which arms count as equal; 0.01 is one point
+  confidence=0.95       of the intervals
+  contrasts=substitution+addition+dilution    those to judge; default all three
+  recorded=HEX          the design's fingerprint as written down before the runs
+  json=PATH             where to write the verdict
+
+Columns of SCORES, one row per run and task; others are ignored:
+
+  arm        text    solo, share, mix or floor; any other name is a baseline, shown but not judged
+  replicate  any     which independent pretraining of the arm
+  sensor     text    whose task it is; rows of other sensors than the target are ignored
+  task       text
+  metric     text    more must be better
+  value      number  of the metric, in its own unit
+  floor      number  the metric's value that is utility 0: an answer that ignores the image
+  ceiling    number  the metric's value that is utility 1; both the same in all rows of a task
+  utility    number  optional: (value - floor) / (ceiling - floor)
+  n_test     number  optional: test items
+
+Columns of PREDICTIONS, one row per run, task and test item, the same items in every run:
+
+  arm, replicate, task   as in SCORES
+  item          any     name of the test item
+  cluster       any     its place: items of one place are not independent. The same name in two
+                        tasks is the same place
+  contribution  number  utility that the item adds; its mean over a task's items is the utility
+
+Exit codes: 0 for any verdict, 2 for words or files that cannot be used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize, stats
-from scipy.sparse.csgraph import connected_components
-from statsmodels.stats.multitest import multipletests
 
-from gfmsum.records import Role, plain
+from gfmsum.records import Role, fingerprint, plain
 from gfmsum.sensors import unknown
+
+if TYPE_CHECKING:  # when used, so that --help and mistakes do not wait seconds for them
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 Squares = list[tuple[float, int]]  # mean squares with their degrees of freedom
 POWER = 0.8  # of the minimum detectable effect
 EXACT = 1e-12  # utilities nearer than this are the same number
 AGREE = 1e-6  # a score and the mean of its items may differ by this much
+CHANGED = "contrasts or margin were changed after the runs"
+NO_ITEMS = "without test items the interval carries runs only, not how places vary"
 
 
 class Kind(StrEnum):
@@ -105,6 +146,16 @@ class Design:
         if len(set(names)) != len(names) or "substitution" not in names:
             raise ValueError(f"contrasts {names} must be unique and hold 'substitution'; add it")
 
+    @property
+    def fingerprint(self) -> str:
+        """Names all that decides the kinds, not how it is worded or ordered: 16 hex digits."""
+        contrasts = {
+            c.name: [{arm: float(weight) for arm, weight in c.weights.items()}, c.confirmatory]
+            for c in self.contrasts
+        }
+        numbers = [float(self.margin), float(self.confidence)]
+        return fingerprint([self.target, sorted(self.mix), *numbers, contrasts])
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -145,6 +196,13 @@ class Verdict:
     arms: Mapping[str, Mapping[str, Any]]  # utility: mean; replicates: each one's mean over tasks
     correlation: Mapping[str, float | None]  # "solo~mix": Pearson over common replicates
     tasks: tuple[Mapping[str, Any], ...]  # raw: means and substitution in units of the metric
+    design: str  # fingerprint of the design it was judged by
+    recorded: str | None = None  # fingerprint of the design as written down before the runs
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was judged by another design than the recorded one."""
+        return self.recorded not in (None, self.design)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only, without NaN or infinity."""
@@ -159,10 +217,15 @@ class _Measured:
     items: Mapping[str, Floats]  # (r, n) contributions
     by_cluster: Mapping[str, Floats]  # (r, g) what a cluster adds to the utility, centred
     stratum: NDArray[np.int32]  # (g,) clusters whose tasks are linked by common places
-    clusters: Mapping[str, int]  # how many each task has
+    clusters: Mapping[str, int]  # how many each task has; 0 if its items are unknown
 
 
-def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Verdict:
+def judge(
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    design: Design,
+    recorded: str | None = None,
+) -> Verdict:
     """Estimate and judge the design's contrasts on the target's tasks.
 
     Args:
@@ -170,24 +233,28 @@ def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Ve
             baselines, whose arm is no Role, appear in ``tasks`` only.
         predictions: one row per score and test item: arm, replicate, task, item, cluster and
             contribution (utility; its mean over a score's items is the score's utility). The same
-            cluster name in two tasks is the same place.
+            cluster name in two tasks is the same place. None if unknown: then the intervals carry
+            the variance of runs only, and every estimate says so.
+        recorded: fingerprint of the design as written down before the runs, if it was.
 
     Raises:
-        ValueError: for a missing arm or score, test items that differ between runs, or
-            contributions that do not average to the score.
+        ValueError: for a missing arm or score, a floor that is not below its ceiling, test items
+            that differ between runs, or contributions that do not average to the score.
     """
     own = scores[scores["sensor"] == design.target]
+    _check_scales(own)
     measured = _measure(own, predictions, design)
     estimates = _decide([_estimate(c, measured, design) for c in design.contrasts], design)
     value = {e.name: e.value for e in estimates}
     headline = estimates[list(value).index("substitution")]
     arms = measured.utility
     compared = [arm for arm in arms if any(arm in c.weights for c in design.contrasts)]
-    return Verdict(
+    sentence = _sentence(headline, design, sorted({len(arms["solo"]), len(arms["mix"])}))
+    verdict = Verdict(
         target=design.target,
         mix=design.mix,
         kind=headline.kind,
-        sentence=_sentence(headline, design, sorted({len(arms["solo"]), len(arms["mix"])})),
+        sentence=sentence,
         margin=design.margin,
         confidence=design.confidence,
         estimates=estimates,
@@ -203,16 +270,52 @@ def judge(scores: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> Ve
             _task(task, own[own["task"] == task], clusters)
             for task, clusters in measured.clusters.items()
         ),
+        design=design.fingerprint,
+        recorded=recorded,
     )
+    if verdict.changed:
+        return replace(verdict, sentence=f"{sentence.removesuffix('.')}; {CHANGED}.")
+    return verdict
 
 
-def _measure(own: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> _Measured:
+def _check_scales(own: pd.DataFrame) -> None:
+    """Refuse a task without one floor below one ceiling."""
+    for task, rows in own.groupby("task"):
+        ends = rows[["floor", "ceiling"]].drop_duplicates()
+        if len(ends) > 1:
+            raise ValueError(
+                f"task {task!r} has {len(ends)} scales: floors {ends['floor'].to_list()} and "
+                f"ceilings {ends['ceiling'].to_list()}; freeze one for all of its rows"
+            )
+        floor, ceiling = ends.iloc[0]
+        if not -math.inf < floor < ceiling < math.inf:
+            raise ValueError(
+                f"task {task!r}: floor {floor:g} must be below ceiling {ceiling:g}; swap them, or "
+                "negate a metric of which less is better"
+            )
+
+
+def _measure(own: pd.DataFrame, predictions: pd.DataFrame | None, design: Design) -> _Measured:
     """Check that the tables are complete and agree, and lay them out as matrices."""
+    import pandas as pd
+    from scipy.sparse.csgraph import connected_components
+
     ran = own[own["arm"].isin(list(Role))]
     for arm in sorted({arm for contrast in design.contrasts for arm in contrast.weights}):
         if arm not in set(ran["arm"]):
-            raise ValueError(f"no score of arm {arm!r} on {design.target}; run and probe it first")
+            raise ValueError(
+                f"no score of arm {arm!r} on {design.target}; run and probe it first, or leave out "
+                "the contrasts that hold it"
+            )
     utility = _matrix(ran, ["task"], "utility", "probe every run once on each task, one probe only")
+    u = np.ascontiguousarray(utility.to_numpy(np.float64))
+    by_run = pd.Series(u.mean(axis=1), utility.index)
+    arms = by_run.index.get_level_values("arm")
+    rows_of = {arm.value: np.asarray(arms == arm) for arm in Role if arm in arms}
+    by_arm = {arm: by_run[of].droplevel("arm") for arm, of in rows_of.items()}
+    if predictions is None:
+        unclustered = dict.fromkeys(map(str, utility.columns), 0)
+        return _Measured(by_arm, {}, {}, np.zeros(0, dtype=np.int32), unclustered)
     rows = predictions[predictions["task"].isin(utility.columns)]
     rows = rows[rows["arm"].isin(list(Role))]
     remedy = "test items and their clusters must be the same in every arm: probe again"
@@ -220,7 +323,7 @@ def _measure(own: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> _M
     task = utility.columns.get_indexer(items.columns.get_level_values("task"))
     cluster, places = items.columns.get_level_values("cluster").factorize(sort=True)
     size = np.bincount(task, minlength=utility.shape[1])
-    u, x = (np.ascontiguousarray(matrix.to_numpy(np.float64)) for matrix in (utility, items))
+    x = np.ascontiguousarray(items.to_numpy(np.float64))
     mean = _sum_by(task, x, len(size)) / np.maximum(size, 1)
     for i, t in np.argwhere((np.abs(mean - u) > AGREE) | (size == 0)):
         arm, replicate = utility.index.to_list()[i]
@@ -233,11 +336,8 @@ def _measure(own: pd.DataFrame, predictions: pd.DataFrame, design: Design) -> _M
     seen = np.zeros((len(size), len(places)), dtype=int)
     seen[task, cluster] = 1
     stratum_of_task = connected_components(seen @ seen.T, directed=False)[1]
-    by_run = pd.Series(u.mean(axis=1), utility.index)
-    arms = by_run.index.get_level_values("arm")
-    rows_of = {arm.value: np.asarray(arms == arm) for arm in Role if arm in arms}
     return _Measured(
-        utility={arm: by_run[of].droplevel("arm") for arm, of in rows_of.items()},
+        utility=by_arm,
         items={arm: x[of] for arm, of in rows_of.items()},
         by_cluster={arm: e[of] for arm, of in rows_of.items()},
         stratum=stratum_of_task[seen.argmax(axis=0)],
@@ -255,9 +355,10 @@ def _matrix(
 ) -> pd.DataFrame:
     """``values`` with one row per run and one column per distinct ``columns``, without holes."""
     run = ["arm", "replicate"]
-    problem = rows.duplicated([*run, *columns]) | rows[columns].isna().any(axis=1)
+    names = rows[[*run, *columns]]
+    problem = names.duplicated() | names.isna().any(axis=1)
     if problem.any():
-        row = rows.loc[problem, [*run, *columns]].iloc[0].to_dict()
+        row = names[problem].iloc[0].to_dict()
         raise ValueError(f"{values} of {row} is there twice or has no name; {remedy}")
     # Sorted, so that neither sums nor messages depend on the order of the rows.
     matrix = rows.pivot(index=run, columns=columns, values=values).sort_index(axis="columns")
@@ -308,6 +409,8 @@ def _mean_squares(contrast: Contrast, measured: _Measured) -> tuple[Squares, Squ
 
 def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estimate:
     """All that can be said of one contrast alone: everything but the adjustment and the kind."""
+    from scipy import stats
+
     arms = {arm: measured.utility[arm] for arm in contrast.weights}
     value = float(sum(weight * arms[arm].mean() for arm, weight in contrast.weights.items()))
     estimate = Estimate(
@@ -323,23 +426,24 @@ def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estima
     )
     error = math.sqrt(run_variance + item_variance)
     lone = [task for task, clusters in measured.clusters.items() if clusters < 2]
-    why = f"test items of {' and '.join(lone)} form one cluster: how places vary is unknown"
+    one_place = f"test items of {' and '.join(lone)} form one cluster: how places vary is unknown"
     estimate = replace(
         estimate,
         standard_error=error,
         run_variance=run_variance,
         item_variance=item_variance if len(lone) < len(measured.clusters) else None,
-        why=why if lone else "",
+        why=NO_ITEMS if not measured.items else one_place if lone else "",
     )
+    if error < EXACT and not measured.items:
+        return replace(estimate, why=f"runs do not vary, so nothing can be inferred; {NO_ITEMS}")
     if error < EXACT:
         answers = np.vstack([measured.items[arm] for arm in arms])
         if max(abs(value), np.ptp(answers, axis=0).max()) < EXACT:
             why = "every run gave the same answer on every test item"
             return replace(estimate, low=value, high=value, kind=Kind.EQUAL, why=why)
         return replace(estimate, why="runs and places do not vary, so nothing can be inferred")
-    # Satterthwaite: the df of the scaled chi-square that varies as much as the variance does.
     # V_items and W vary apart: as one square, 4 clusters would cover 91 % instead of 95 %.
-    df = max(1.0, error**4 / sum(square**2 / its_df for square, its_df in [*runs, *places]))
+    df = satterthwaite([*runs, *places])
     reach = float(stats.t.ppf((1 + design.confidence) / 2, df)) * error
     above = stats.t.sf((value + design.margin) / error, df)
     below = stats.t.cdf((value - design.margin) / error, df)
@@ -354,8 +458,20 @@ def _estimate(contrast: Contrast, measured: _Measured, design: Design) -> Estima
     )
 
 
+def satterthwaite(squares: Iterable[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of mean squares, each given with its own: at least 1.
+
+    Those of the scaled chi-square that varies as much as the sum does (Satterthwaite 1946).
+    """
+    parts = list(squares)
+    total = math.fsum(square for square, _ in parts)
+    return max(1.0, total**2 / sum(square**2 / df for square, df in parts))
+
+
 def _decide(estimates: Sequence[Estimate], design: Design) -> tuple[Estimate, ...]:
     """Adjust within the confirmatory family and among the exploratory rest, then judge each."""
+    from scipy import stats
+
     alpha, adjusted = 1 - design.confidence, dict[str, float]()
     for exploratory, adjust in ((False, holm), (True, stats.false_discovery_control)):
         family = [e for e in estimates if e.exploratory is exploratory]
@@ -378,6 +494,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, which bounds the chance of any false claim in the family."""
     if len(p_values) < 2:  # nothing to adjust, and statsmodels collects garbage in every call
         return list(p_values)
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
@@ -387,6 +505,8 @@ def detectable(standard_error: float, df: float, confidence: float = 0.95) -> fl
     Root of the noncentral t distribution's power. Only if that cannot be solved, the approximation
     (t of 1 − alpha/2 + t of 0.8) · standard_error stands in; at df below 3 it is too small.
     """
+    from scipy import optimize, stats
+
     critical = float(stats.t.ppf((1 + confidence) / 2, df))
     approximate = critical + float(stats.t.ppf(POWER, df))
 
@@ -403,6 +523,8 @@ def detectable(standard_error: float, df: float, confidence: float = 0.95) -> fl
 
 def _pearson(one: pd.Series[float], other: pd.Series[float]) -> float | None:
     """Correlation over common replicates; None below three or without variance."""
+    from scipy import stats
+
     a, b = (u.to_numpy() for u in one.align(other, join="inner"))
     if len(a) < 3 or min(np.ptp(a), np.ptp(b)) < EXACT:
         return None
@@ -418,8 +540,8 @@ def _task(name: str, rows: pd.DataFrame, clusters: int) -> dict[str, Any]:
         "metric": str(rows["metric"].iloc[0]),
         "floor": float(rows["floor"].iloc[0]),
         "ceiling": float(rows["ceiling"].iloc[0]),
-        "n_test": int(rows["n_test"].iloc[0]),
-        "clusters": clusters,
+        "n_test": int(rows["n_test"].iloc[0]) if "n_test" in rows else None,
+        "clusters": clusters or None,
         "means": {arm: _finite(raw[arm]) for arm in [*roles, *sorted(set(raw) - set(roles))]},
         "substitution": _finite(raw["mix"] - raw["solo"]),
     }
@@ -490,6 +612,9 @@ def table(verdict: Verdict) -> str:
         lines.append(f"{', '.join(e.symbol for e in verdict.estimates if e.why == why)}: {why}")
     if any(e.exploratory for e in verdict.estimates):
         lines += ["* exploratory: p adjusted after Benjamini and Hochberg, not Holm"]
+    lines += [f"design {verdict.design}"]
+    if verdict.changed:
+        lines += [f"not the recorded {verdict.recorded}: {CHANGED}"]
     if verdict.identity_residual is not None:
         value = {e.name: f"{100 * e.value:+.2f}".replace("-", "−") for e in verdict.estimates}
         lines += [
@@ -497,3 +622,160 @@ def table(verdict: Verdict) -> str:
             f"({value['dilution']}), residual {abs(verdict.identity_residual):.0e}"
         ]
     return "\n".join(lines)
+
+
+def read_tables(
+    scores: Path, predictions: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The two tables that :func:`judge` takes, from files with the columns of this module's text.
+
+    Args:
+        scores: a Parquet or CSV file, or a folder with ``scores.parquet``.
+        predictions: likewise; default is ``predictions.parquet`` beside the scores, if it exists.
+
+    Raises:
+        ValueError: if a file is not there, holds no table or lacks a column, or if a utility is
+            not that of its value.
+    """
+    if scores.is_dir():
+        scores /= "scores.parquet"
+    if predictions is None and (beside := scores.with_name("predictions.parquet")).is_file():
+        predictions = beside
+    elif predictions is not None and predictions.is_dir():
+        predictions /= "predictions.parquet"
+    numbers = ("value", "floor", "ceiling")
+    rows = _read(scores, ("arm", "replicate", "sensor", "task", "metric"), numbers, ("utility",))
+    utility = (rows["value"] - rows["floor"]) / (rows["ceiling"] - rows["floor"])
+    if "utility" not in rows:
+        rows["utility"] = utility
+    apart = ((rows["utility"] - utility).abs() > AGREE) & rows["arm"].isin(list(Role))
+    if (apart & (rows["floor"] < rows["ceiling"])).any():
+        row = rows[apart].iloc[0]
+        raise ValueError(
+            f"{scores}: utility {row['utility']:.6g} of arm {row['arm']!r}, replicate "
+            f"{row['replicate']}, task {row['task']!r} is not (value - floor) / (ceiling - floor) "
+            f"= {utility[apart].iloc[0]:.6g}; mend it, or leave the column out"
+        )
+    if predictions is None:
+        return rows, None
+    return rows, _read(
+        predictions, ("arm", "replicate", "task", "item", "cluster"), ("contribution",)
+    )
+
+
+def _read(
+    path: Path, names: Sequence[str], numbers: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A table with its numbers as floats and its words as text."""
+    if not path.is_file():
+        raise ValueError(f"no file {path}; give a Parquet or CSV file that exists")
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"cannot read {path}: {reason}; give a Parquet or CSV file") from None
+    if lacking := [column for column in (*names, *numbers) if column not in frame]:
+        raise ValueError(
+            f"{path} has no column {', '.join(lacking)}; add what "
+            "python -m gfmsum.verdict --help lists"
+        )
+    if frame.empty:
+        raise ValueError(f"{path} holds no rows; give a table with one per run and task")
+    for column in (column for column in (*numbers, *optional) if column in frame):
+        try:
+            frame[column] = frame[column].astype(float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: column {column} must hold numbers, but {error}") from None
+    for column in {"arm", "sensor", "task", "metric"} & set(names):
+        frame[column] = frame[column].astype(object).map(str, na_action="ignore")
+    return frame
+
+
+def read_words(
+    arguments: Sequence[str], options: Collection[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Command-line words as file names and, of ``key=value``, the values by key.
+
+    Raises:
+        ValueError: for a key that is not in ``options``, is there twice or has no value.
+    """
+    files, values = list[str](), dict[str, str]()
+    for word in arguments:
+        if not (match := re.fullmatch(r"(\w+)=(.*)", word, re.DOTALL)):
+            files.append(word)
+            continue
+        key, value = match.groups()
+        if key not in options:
+            raise ValueError(unknown("option", key, options))
+        if key in values or not value:
+            raise ValueError(f"{word!r}: give {key} once, with a value")
+        values[key] = value
+    return files, values
+
+
+def read_number(key: str, text: str, below: float = math.inf) -> float:
+    """The value of ``key=text``, which must lie between 0 and ``below``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < below:
+        limit = "above 0" if below == math.inf else f"between 0 and {below:g}"
+        hint = "; 0.01 is one point" if key in ("margin", "effect") else ""
+        raise ValueError(f"{key}={text} must be a number {limit}{hint}")
+    return number
+
+
+OPTIONS = ("target", "mix", "margin", "confidence", "contrasts", "recorded", "json")
+
+
+def read_design(values: Mapping[str, str]) -> Design:
+    """The design that command-line words ask for."""
+    for key, example in (("target", "target=s1"), ("mix", "mix=s1+s2")):
+        if key not in values:
+            raise ValueError(f"{key} is missing; name it, like {example}")
+    mix = tuple(values["mix"].split("+"))
+    if not all(mix) or values["mix"].split("-")[0] == "all":
+        raise ValueError(f"mix={values['mix']} must name its sensors, like mix=s1+s2")
+    known = {contrast.name: contrast for contrast in CONTRASTS}
+    names = values["contrasts"].split("+") if "contrasts" in values else list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("contrast", name, known))
+    numbers = {
+        key: read_number(key, values[key], 1) for key in ("margin", "confidence") if key in values
+    }
+    return Design(values["target"], mix, contrasts=tuple(known[n] for n in names), **numbers)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__, end="")
+        return 0
+    try:
+        files, values = read_words(arguments, OPTIONS)
+        if not 1 <= len(files) <= 2:
+            raise ValueError(f"files {files} must be SCORES and perhaps PREDICTIONS; see --help")
+        design, recorded = read_design(values), values.get("recorded")
+        if recorded and not re.fullmatch("[0-9a-f]{16}", recorded):
+            raise ValueError(f"recorded={recorded} must be a fingerprint: 16 hexadecimal digits")
+        scores, predictions = read_tables(*map(Path, files))
+        if design.target not in (sensors := set(scores["sensor"].dropna())):
+            raise ValueError(unknown("target", design.target, sensors))
+        verdict = judge(scores, predictions, design, recorded)
+        if "json" in values:
+            from gfmsum.store import to_json, write_text
+
+            write_text(Path(values["json"]), to_json(verdict.as_dict()))
+    except (OSError, ValueError) as error:
+        print(f"gfmsum: {error}", file=sys.stderr)
+        return 2
+    print(table(verdict), verdict.sentence, sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
