@@ -35,7 +35,7 @@ def pilot_of(runs: Mapping[str, ArrayLike]) -> dict[str, Any]:
 PILOT = {"mix": [0.50, 0.52, 0.54], "solo": [0.40, 0.41, 0.42]}  # SD 2 and 1 points
 
 
-def ledger(*, seen: int = 15_000, replicates: int = 2) -> dict[str, Any]:
+def ledger(*, seen: int = 12_000, replicates: int = 2) -> dict[str, Any]:
     """Solo costs 10 s and 1e12 FLOPs, share as much, mix 16 s and 2e12; the second run 2 s more."""
     spending = {"solo": (10.0, 1e12), "share": (10.0, 1e12), "mix": (16.0, 2e12), "floor": (0.1, 0)}
     return {
@@ -54,7 +54,7 @@ def ledger(*, seen: int = 15_000, replicates: int = 2) -> dict[str, Any]:
     }
 
 
-def study(folder: Path, *, seen: int = 15_000) -> Path:
+def study(folder: Path, *, seen: int = 12_000) -> Path:
     """A finished study's folder."""
     (folder / "verdict.json").write_text(json.dumps(pilot_of(PILOT)))
     (folder / "ledger.json").write_text(json.dumps(ledger(seen=seen)))
@@ -334,7 +334,7 @@ def test_planning_does_without_torch(tmp_path: Path) -> None:
         (["pilot=still.json"], "the pilot's runs do not vary"),
         (["ledger=verdict.json"], "the ledger is no study's ledger.json"),
         (["ledger=idle.json"], "the ledger holds no pretraining run"),
-        (["pilot=verdict.json", "budget=micro"], "saw 15000 samples, but budget=micro shows 1200"),
+        (["pilot=verdict.json", "budget=micro"], "saw 12000 samples, but budget=micro shows 1200"),
     ],
 )
 def test_a_mistake_costs_one_line(

@@ -75,7 +75,9 @@ def simulate(
             at_place = place + rng.normal(0, world.both, PLACES)
             y = mean + deviation * run + np.repeat(at_place, ITEMS)
             y += rng.normal(0, world.items, len(item))
-            scores.append((arm, replicate, "s", "t", "accuracy", y.mean(), y.mean(), 0, 1, len(item)))
+            scores.append(
+                (arm, replicate, "s", "t", "accuracy", y.mean(), y.mean(), 0, 1, len(item))
+            )
             predictions.append(
                 pd.DataFrame(
                     {
@@ -84,7 +86,18 @@ def simulate(
                     }
                 )
             )  # fmt: skip
-    columns = "arm replicate sensor task metric value utility floor ceiling n_test".split()
+    columns = [
+        "arm",
+        "replicate",
+        "sensor",
+        "task",
+        "metric",
+        "value",
+        "utility",
+        "floor",
+        "ceiling",
+        "n_test",
+    ]
     return pd.DataFrame(scores, columns=columns), pd.concat(predictions, ignore_index=True)
 
 

@@ -113,7 +113,7 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
         # Small batches: at a given number of samples, more steps leave the plateau sooner and in every
         # replicate. 20 holds equal mixes of one, two, four and five sensors exactly in every step.
         "micro": Budget("micro", unique=240, seen=1_200, batch=20, model=TINY),
-        "tiny": Budget("tiny", unique=4_080, seen=15_000, batch=20, model=TINY),
+        "tiny": Budget("tiny", unique=4_080, seen=12_000, batch=20, model=TINY),
     }
 )
 """Presets, every field of which can be overridden.

@@ -79,7 +79,9 @@ class Study:
         labels: dict[str, tuple[str, Run]] = {}
         for (role, replicate), run in self.runs.items():
             labels.setdefault(run.fingerprint, (f"{role} {replicate}", run))
-        ordered = sorted(labels.values(), key=lambda item: -item[1].budget.seen)
+        ordered = sorted(
+            labels.values(), key=lambda item: (-item[1].budget.seen, -len(item[1].sees))
+        )
         runs: list[tuple[str, Run | None]] = [*ordered, ("baselines", None)]
         return [
             Job(
