@@ -175,13 +175,13 @@ def test_the_fewest_places_of_several_tasks_count() -> None:
 
 
 def test_a_budget_fixes_runs_and_samples() -> None:
-    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 45_000)
+    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 36_000)
     assert Cost.of(BUDGETS["micro"]) == Cost(3, 3_600)
 
 
 def test_a_ledgers_cost_by_hand() -> None:
     cost = spent(ledger())
-    assert (cost.runs, cost.samples, cost.flops, cost.seconds) == (3, 45_000, 4e12, 36 + 3)
+    assert (cost.runs, cost.samples, cost.flops, cost.seconds) == (3, 36_000, 4e12, 36 + 3)
     assert cost.device == "cpu"
     assert (cost.replicates(39 / 3600), cost.replicates(38.9 / 3600)) == (1, 0)
     assert cost.replicates(10) == 923
@@ -192,7 +192,7 @@ def test_an_arm_that_saw_nothing_costs_nothing() -> None:
     spending = ledger()
     for run in spending["runs"].values():
         run["seen"] = 0 if run["arm"] == "share" else run["seen"]
-    assert spent(spending) == Cost(2, 30_000, 3e12, 28, "cpu")
+    assert spent(spending) == Cost(2, 24_000, 3e12, 28, "cpu")
 
 
 # What people read
@@ -210,12 +210,12 @@ def test_without_anything(capsys: pytest.CaptureFixture[str]) -> None:
         "MDE: points of utility detected with 80 % power",
         "",
         " R  MDE, SD 0.6  MDE, SD 1.0  runs  samples",
-        " 2          3.4          5.7     6   90,000",
-        " 3          1.8          3.1     9  135,000",
-        " 5          1.2          2.0    15  225,000",
-        " 8          0.9          1.5    24  360,000",
-        "12          0.7          1.2    36  540,000",
-        "20          0.5          0.9    60  900,000",
+        " 2          3.4          5.7     6   72,000",
+        " 3          1.8          3.1     9  108,000",
+        " 5          1.2          2.0    15  180,000",
+        " 8          0.9          1.5    24  288,000",
+        "12          0.7          1.2    36  432,000",
+        "20          0.5          0.9    60  720,000",
         "",
         "places: not in these numbers, although they add to every MDE; pilot them",
     ]
@@ -238,7 +238,7 @@ def test_a_pilots_folder_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[4].split("  ")[-2:] == ["FLOPs", "hours"]
     # 0.1 h are 360 s, a replicate is 39 s.
     nine = next(line for line in lines if line.startswith(" 9"))
-    assert nine.split()[3:] == ["27", "405,000", "3.6e+13", "0.10"]
+    assert nine.split()[3:] == ["27", "324,000", "3.6e+13", "0.10"]
     pilot, upper = (f"{100 * s.mde(9):.1f}" for s in spreads(pilot_of(PILOT)))
     paid = f"0.1 hours: pay for R = 9, which detects {pilot} (pilot), {upper} (upper 80%)"
     assert paid in lines
