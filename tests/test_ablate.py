@@ -59,6 +59,17 @@ def outcome(folder: Path) -> Outcome:
     return ablate("sensor=s1", "mix=s1+s2", *SMALL, f"out={folder}/a", f"store={folder}/store")
 
 
+def test_a_margin_changed_after_the_runs_is_told(outcome: Outcome, folder: Path) -> None:
+    assert not outcome.verdict.changed
+    words = ("sensor=s1", "mix=s1+s2", *SMALL, f"store={folder}/store")
+    again = ablate(*words, f"out={folder}/changed", "margin=0.3")
+    assert again.verdict.changed
+    assert "contrasts or margin were changed after the runs" in again.verdict.sentence
+    assert "margin were changed" in (folder / "changed" / "verdict.json").read_text()
+    back = ablate(*words, f"out={folder}/back")
+    assert not back.verdict.changed
+
+
 def test_the_folder_holds_everything(outcome: Outcome) -> None:
     names = {path.name for path in outcome.folder.iterdir()}
     assert names == {
@@ -152,7 +163,7 @@ def test_a_failing_run_is_named_and_what_had_finished_is_kept(
     words = ["sensor=s1", "mix=s1+s2", *SMALL, "budget.learning_rate=1e30", "replicates=1"]
     assert main([*words, f"out={tmp_path}/out", f"store={tmp_path}/store", "jobs=1"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("gfmsum: run 'solo 0' failed: loss is")
+    assert said.startswith("gfmsum: run 'mix 0' failed: loss is")
     assert "lower budget.learning_rate" in said
     assert not (tmp_path / "out" / "verdict.json").exists()
     assert not list(tmp_path.glob("store/.*"))
