@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from gfmsum import verdict
-from gfmsum.verdict import CONTRASTS, Design, judge, main, read_tables, table
+from gfmsum.tables import read_tables
+from gfmsum.verdict import CONTRASTS, Design, judge, main, table
 from tests.test_verdict import drawn, places, tables
 
 WORDS = ("target=s1", "mix=s1+s2")

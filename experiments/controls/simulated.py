@@ -134,7 +134,6 @@ def cell(task: tuple[World, int, int]) -> dict[str, object]:
     def share(name: str, *wanted: Kind) -> float:
         return 100 * float(np.mean([kind in wanted for kind in kinds[name]]))
 
-    found = share("planned", Kind.MORE) + share("planned", Kind.EQUAL)
     return {
         "world": world.name,
         "R": replicates,
@@ -144,7 +143,7 @@ def cell(task: tuple[World, int, int]) -> dict[str, object]:
         "false more/less": round(share("null", Kind.MORE, Kind.LESS), 1),
         "false equal": round(share("margin", Kind.EQUAL), 1),
         "planned effect": round(100 * planned, 2),
-        "power": round(found, 1),
+        "power": round(share("planned", Kind.MORE), 1),
     }
 
 

@@ -37,16 +37,15 @@ import numpy as np
 from gfmsum.budget import BUDGETS, Budget
 from gfmsum.records import Role
 from gfmsum.sensors import unknown
+from gfmsum.tables import read_tables
 from gfmsum.verdict import (
     CONTRASTS,
     Design,
     detectable,
     judge,
-    read_number,
-    read_tables,
-    read_words,
     satterthwaite,
 )
+from gfmsum.words import command, read_number
 
 OPTIONS = ("effect", "hours", "pilot", "target", "budget", "ledger", "confidence")
 TRAINED = (Role.SOLO, Role.SHARE, Role.MIX)
@@ -294,12 +293,14 @@ def say_hours(spreads: Sequence[Spread], hours: float, paid: int, confidence: fl
     return f"{start}, which detects {effects}"
 
 
-def answer(values: Mapping[str, str]) -> str:
+def answer(files: Sequence[str], values: Mapping[str, str]) -> str:
     """The table and the answers that command-line values ask for.
 
     Raises:
         ValueError: one line with value, rule and remedy.
     """
+    if files:
+        raise ValueError(f"cannot read {files[0]!r}: write key=value, like effect=0.01")
     below = {"effect": 1.0, "confidence": 1.0, "hours": math.inf}
     number = {k: read_number(k, values[k], top) for k, top in below.items() if k in values}
     confidence = number.get("confidence", 0.95)
@@ -339,18 +340,7 @@ def answer(values: Mapping[str, str]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__, end="")
-        return 0
-    try:
-        files, values = read_words(arguments, OPTIONS)
-        if files:
-            raise ValueError(f"cannot read {files[0]!r}: write key=value, like effect=0.01")
-        print(answer(values))
-    except ValueError as error:
-        print(f"gfmsum: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(arguments, __doc__, OPTIONS, answer)
 
 
 if __name__ == "__main__":

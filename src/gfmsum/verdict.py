@@ -47,7 +47,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
@@ -59,6 +59,8 @@ from numpy.typing import NDArray
 
 from gfmsum.records import Role, fingerprint, plain
 from gfmsum.sensors import unknown
+from gfmsum.tables import read_tables
+from gfmsum.words import command, read_number
 
 if TYPE_CHECKING:  # when used, so that --help and mistakes do not wait seconds for them
     import pandas as pd
@@ -624,110 +626,6 @@ def table(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def read_tables(
-    scores: Path, predictions: Path | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The two tables that :func:`judge` takes, from files with the columns of this module's text.
-
-    Args:
-        scores: a Parquet or CSV file, or a folder with ``scores.parquet``.
-        predictions: likewise; default is ``predictions.parquet`` beside the scores, if it exists.
-
-    Raises:
-        ValueError: if a file is not there, holds no table or lacks a column, or if a utility is
-            not that of its value.
-    """
-    if scores.is_dir():
-        scores /= "scores.parquet"
-    if predictions is None and (beside := scores.with_name("predictions.parquet")).is_file():
-        predictions = beside
-    elif predictions is not None and predictions.is_dir():
-        predictions /= "predictions.parquet"
-    numbers = ("value", "floor", "ceiling")
-    rows = _read(scores, ("arm", "replicate", "sensor", "task", "metric"), numbers, ("utility",))
-    utility = (rows["value"] - rows["floor"]) / (rows["ceiling"] - rows["floor"])
-    if "utility" not in rows:
-        rows["utility"] = utility
-    apart = ((rows["utility"] - utility).abs() > AGREE) & rows["arm"].isin(list(Role))
-    if (apart & (rows["floor"] < rows["ceiling"])).any():
-        row = rows[apart].iloc[0]
-        raise ValueError(
-            f"{scores}: utility {row['utility']:.6g} of arm {row['arm']!r}, replicate "
-            f"{row['replicate']}, task {row['task']!r} is not (value - floor) / (ceiling - floor) "
-            f"= {utility[apart].iloc[0]:.6g}; mend it, or leave the column out"
-        )
-    if predictions is None:
-        return rows, None
-    return rows, _read(
-        predictions, ("arm", "replicate", "task", "item", "cluster"), ("contribution",)
-    )
-
-
-def _read(
-    path: Path, names: Sequence[str], numbers: Sequence[str], optional: Sequence[str] = ()
-) -> pd.DataFrame:
-    """A table with its numbers as floats and its words as text."""
-    if not path.is_file():
-        raise ValueError(f"no file {path}; give a Parquet or CSV file that exists")
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(f"cannot read {path}: {reason}; give a Parquet or CSV file") from None
-    if lacking := [column for column in (*names, *numbers) if column not in frame]:
-        raise ValueError(
-            f"{path} has no column {', '.join(lacking)}; add what "
-            "python -m gfmsum.verdict --help lists"
-        )
-    if frame.empty:
-        raise ValueError(f"{path} holds no rows; give a table with one per run and task")
-    for column in (column for column in (*numbers, *optional) if column in frame):
-        try:
-            frame[column] = frame[column].astype(float)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: column {column} must hold numbers, but {error}") from None
-    for column in {"arm", "sensor", "task", "metric"} & set(names):
-        frame[column] = frame[column].astype(object).map(str, na_action="ignore")
-    return frame
-
-
-def read_words(
-    arguments: Sequence[str], options: Collection[str]
-) -> tuple[list[str], dict[str, str]]:
-    """Command-line words as file names and, of ``key=value``, the values by key.
-
-    Raises:
-        ValueError: for a key that is not in ``options``, is there twice or has no value.
-    """
-    files, values = list[str](), dict[str, str]()
-    for word in arguments:
-        if not (match := re.fullmatch(r"(\w+)=(.*)", word, re.DOTALL)):
-            files.append(word)
-            continue
-        key, value = match.groups()
-        if key not in options:
-            raise ValueError(unknown("option", key, options))
-        if key in values or not value:
-            raise ValueError(f"{word!r}: give {key} once, with a value")
-        values[key] = value
-    return files, values
-
-
-def read_number(key: str, text: str, below: float = math.inf) -> float:
-    """The value of ``key=text``, which must lie between 0 and ``below``."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < below:
-        limit = "above 0" if below == math.inf else f"between 0 and {below:g}"
-        hint = "; 0.01 is one point" if key in ("margin", "effect") else ""
-        raise ValueError(f"{key}={text} must be a number {limit}{hint}")
-    return number
-
-
 OPTIONS = ("target", "mix", "margin", "confidence", "contrasts", "recorded", "json")
 
 
@@ -750,31 +648,31 @@ def read_design(values: Mapping[str, str]) -> Design:
     return Design(values["target"], mix, contrasts=tuple(known[n] for n in names), **numbers)
 
 
+def answer(files: Sequence[str], values: Mapping[str, str]) -> str:
+    """The verdict that command-line words ask for, as text.
+
+    Raises:
+        ValueError: one line with value, rule and remedy.
+    """
+    if not 1 <= len(files) <= 2:
+        raise ValueError(f"files {files} must be SCORES and perhaps PREDICTIONS; see --help")
+    design, recorded = read_design(values), values.get("recorded")
+    if recorded and not re.fullmatch("[0-9a-f]{16}", recorded):
+        raise ValueError(f"recorded={recorded} must be a fingerprint: 16 hexadecimal digits")
+    scores, predictions = read_tables(*map(Path, files))
+    if design.target not in (sensors := set(scores["sensor"].dropna())):
+        raise ValueError(unknown("target", design.target, sensors))
+    verdict = judge(scores, predictions, design, recorded)
+    if "json" in values:
+        from gfmsum.store import to_json, write_text
+
+        write_text(Path(values["json"]), to_json(verdict.as_dict()))
+    return f"{table(verdict)}\n\n{verdict.sentence}"
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__, end="")
-        return 0
-    try:
-        files, values = read_words(arguments, OPTIONS)
-        if not 1 <= len(files) <= 2:
-            raise ValueError(f"files {files} must be SCORES and perhaps PREDICTIONS; see --help")
-        design, recorded = read_design(values), values.get("recorded")
-        if recorded and not re.fullmatch("[0-9a-f]{16}", recorded):
-            raise ValueError(f"recorded={recorded} must be a fingerprint: 16 hexadecimal digits")
-        scores, predictions = read_tables(*map(Path, files))
-        if design.target not in (sensors := set(scores["sensor"].dropna())):
-            raise ValueError(unknown("target", design.target, sensors))
-        verdict = judge(scores, predictions, design, recorded)
-        if "json" in values:
-            from gfmsum.store import to_json, write_text
-
-            write_text(Path(values["json"]), to_json(verdict.as_dict()))
-    except (OSError, ValueError) as error:
-        print(f"gfmsum: {error}", file=sys.stderr)
-        return 2
-    print(table(verdict), verdict.sentence, sep="\n\n")
-    return 0
+    return command(arguments, __doc__, OPTIONS, answer)
 
 
 if __name__ == "__main__":
