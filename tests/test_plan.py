@@ -257,7 +257,7 @@ def test_stored_scores_are_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture
     scores, predictions = tables(drawn(1, r=5, g=20), {"t": places(20, 3)})
     scores.to_parquet(tmp_path / "scores.parquet")
     predictions.to_parquet(tmp_path / "predictions.parquet")
-    verdict = judge(scores, predictions, DESIGN).as_dict()
+    verdict = judge(scores, DESIGN, predictions).as_dict()
     (tmp_path / "v.json").write_text(json.dumps(verdict))
     lines = said(capsys, f"pilot={tmp_path}")
     assert lines[1:] == said(capsys, f"pilot={tmp_path / 'v.json'}")[1:]

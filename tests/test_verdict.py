@@ -31,6 +31,7 @@ from gfmsum.verdict import (
     satterthwaite,
     table,
 )
+from gfmsum.verdict.judging import superiority
 
 Items = Mapping[str, Mapping[str, NDArray[np.float64]]]  # arm, task: (r, n) contributions
 DESIGN = Design("s1", ("s1", "s2"))
@@ -99,7 +100,8 @@ def verdict_of(
 ) -> Verdict:
     some = next(iter(items.values()))
     clusters = clusters or {task: places(x.shape[1] // 2, 2) for task, x in some.items()}
-    return judge(*tables(items, clusters), design)
+    scores, predictions = tables(items, clusters)
+    return judge(scores, design, predictions)
 
 
 def substitution_of(
@@ -203,6 +205,22 @@ def test_correlation_is_pearsons_over_common_replicates() -> None:
     }
     two = verdict_of(constant({"mix": mix[:2], "solo": solo, "share": share}))
     assert two.correlation["solo~mix"] is None
+
+
+def test_superiority_by_hand() -> None:
+    """2 > 1, 2 = 2, 3 > 1, 3 > 2: 3½ of 4 pairs."""
+    assert superiority(np.array([2.0, 3]), np.array([1.0, 2])) == 3.5 / 4
+
+
+@quick
+@given(SEEDS)
+def test_superiority_is_mann_whitneys_u(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mix, solo = rng.integers(0, 4, 5) / 10, rng.integers(0, 4, 7) / 10
+    got = superiority(mix, solo)
+    assert got == pytest.approx(stats.mannwhitneyu(mix, solo).statistic / 35)
+    assert superiority(solo, mix) == superiority(-mix, -solo) == pytest.approx(1 - got)
+    assert superiority(mix + 1, solo + 1) == got
 
 
 # By hand
@@ -352,7 +370,10 @@ def test_order_of_replicates_and_rows_changes_nothing(seed: int) -> None:
     clusters = {"t": places(9, 2), "v": places(9, 2)}
     scores, predictions = tables(drawn(seed, r=7, tasks=("t", "v")), clusters)
     shuffled = (scores.sample(frac=1, random_state=1), predictions.sample(frac=1, random_state=2))
-    assert judge(*shuffled, DESIGN).as_dict() == judge(scores, predictions, DESIGN).as_dict()
+    assert (
+        judge(shuffled[0], DESIGN, shuffled[1]).as_dict()
+        == judge(scores, DESIGN, predictions).as_dict()
+    )
 
 
 @quick
@@ -410,7 +431,7 @@ def scores_of(runs: Mapping[str, ArrayLike]) -> pd.DataFrame:
 def test_without_test_items_it_is_welchs_t_test_and_says_what_it_lacks() -> None:
     items = drawn(3)
     scores, _ = tables(items, {"t": places(6, 3)})
-    verdict = judge(scores, None, DESIGN)
+    verdict = judge(scores, DESIGN)
     e = verdict.estimates[0]
     mix, solo = (items[arm]["t"].mean(axis=1) for arm in ("mix", "solo"))
     want = stats.ttest_ind(mix, solo, equal_var=False)
@@ -425,7 +446,7 @@ def test_without_test_items_it_is_welchs_t_test_and_says_what_it_lacks() -> None
 def test_equal_scores_without_test_items_are_not_called_equal() -> None:
     """Two runs may reach one score by different answers, and nobody can look."""
     scores = scores_of({"mix": [0.5, 0.5], "solo": [0.5, 0.5]})
-    e = judge(scores, None, SUBSTITUTION).estimates[0]
+    e = judge(scores, SUBSTITUTION).estimates[0]
     assert (e.kind, e.value, e.low, e.p) == (Kind.UNDECIDED, 0, None, None)
     assert e.why.startswith("runs do not vary")
 
@@ -467,7 +488,7 @@ def test_every_table_has_an_answer_without_nan(
         for arm, by_task in items.items()
     }
     scores, predictions = tables(items, {task: places(g, 2) for task in tasks})
-    verdict = judge(scores, predictions if known else None, DESIGN)
+    verdict = judge(scores, DESIGN, predictions if known else None)
     json.dumps(verdict.as_dict(), allow_nan=False)
     assert "nan" not in table(verdict) + verdict.sentence
     for e in verdict.estimates:
@@ -585,8 +606,9 @@ def broken(how: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     ],
 )
 def test_incomplete_tables_are_refused(how: str, says: str) -> None:
+    scores, predictions = broken(how)
     with pytest.raises(ValueError, match=re.escape(says)):
-        judge(*broken(how), DESIGN)
+        judge(scores, DESIGN, predictions)
 
 
 @pytest.mark.parametrize(
@@ -604,9 +626,9 @@ def test_scales_without_a_floor_below_a_ceiling_are_refused(
 ) -> None:
     scores, predictions = tables(drawn(0), {"t": places(6, 3)})
     with pytest.raises(ValueError, match=re.escape(says)):
-        judge(scores.assign(floor=floor, ceiling=ceiling), predictions, DESIGN)
+        judge(scores.assign(floor=floor, ceiling=ceiling), DESIGN, predictions)
     others = scores.assign(floor=floor, ceiling=ceiling, sensor="s2")
-    judge(pd.concat([scores, others]), predictions, DESIGN)
+    judge(pd.concat([scores, others]), DESIGN, predictions)
 
 
 @pytest.mark.parametrize(
@@ -667,9 +689,9 @@ def test_fingerprint_names_what_decides_and_nothing_else() -> None:
 def test_a_design_changed_after_the_runs_is_said() -> None:
     scores, predictions = tables(drawn(0), {"t": places(6, 3)})
     before, after = DESIGN.fingerprint, Design("s1", ("s1", "s2"), margin=0.05)
-    kept = judge(scores, predictions, DESIGN, recorded=before)
-    unknown = judge(scores, predictions, DESIGN)
-    changed = judge(scores, predictions, after, recorded=before)
+    kept = judge(scores, DESIGN, predictions, recorded=before)
+    unknown = judge(scores, DESIGN, predictions)
+    changed = judge(scores, after, predictions, recorded=before)
     says = "contrasts or margin were changed after the runs"
     assert [v.changed for v in (kept, unknown, changed)] == [False, False, True]
     assert changed.sentence.endswith(f"; {says}.")
@@ -770,7 +792,7 @@ def test_dict_is_plain_json_without_holes() -> None:
     other = scores.assign(sensor="s2", utility=np.nan)
     of_floor = predictions[(predictions["arm"] == "solo") & (predictions["replicate"] == 0)]
     predictions = pd.concat([predictions, of_floor.assign(arm="floor")])
-    verdict = judge(pd.concat([scores, floor, means, other]), predictions, DESIGN)
+    verdict = judge(pd.concat([scores, floor, means, other]), DESIGN, predictions)
     got = verdict.as_dict()
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     assert set(got["estimates"][0]) == {
@@ -791,6 +813,8 @@ def test_dict_is_plain_json_without_holes() -> None:
     assert first["means"]["band means"] == 0.25
     assert first["means"]["mix"] == pytest.approx(raw["mix"])
     assert first["substitution"] == pytest.approx(raw["mix"] - raw["solo"])
+    mix, solo = (got["arms"][arm]["replicates"] for arm in ("mix", "solo"))
+    assert got["superiority"] == np.mean([m > s for m in mix for s in solo])
     assert got["tasks"][1]["clusters"] == 1
 
 
@@ -817,7 +841,7 @@ def test_interval_covers_when_runs_and_places_vary() -> None:
             scores.assign(utility=u.mean(axis=2).ravel()),
             predictions.assign(contribution=u.ravel()),
         )
-        e = judge(*study, SUBSTITUTION).estimates[0]
+        e = judge(study[0], SUBSTITUTION, study[1]).estimates[0]
         assert e.low is not None
         assert e.high is not None
         covered["both"] += e.low <= 0 <= e.high

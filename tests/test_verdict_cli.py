@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gfmsum import verdict
-from gfmsum.tables import read_tables
-from gfmsum.verdict import CONTRASTS, Design, judge, main, table
+from gfmsum.verdict import CONTRASTS, Design, judge, table
+from gfmsum.verdict.__main__ import OPTIONS, main
+from gfmsum.verdict.tables import read_all, read_tables
 from tests.test_verdict import drawn, places, tables
 
 WORDS = ("target=s1", "mix=s1+s2")
@@ -42,7 +42,7 @@ def test_help_documents_every_column_and_option(capsys: pytest.CaptureFixture[st
     columns = "arm replicate sensor task metric value floor ceiling utility n_test item cluster"
     for name in [*columns.split(), "contribution"]:
         assert f"  {name}" in text
-    for option in verdict.OPTIONS:
+    for option in OPTIONS:
         assert f"  {option}=" in text
 
 
@@ -50,7 +50,7 @@ def test_help_documents_every_column_and_option(capsys: pytest.CaptureFixture[st
 def test_help_and_mistakes_load_nothing_slow(words: list[str]) -> None:
     slow = {"pandas", "scipy", "statsmodels", "torch", "lightning"}
     code = (
-        f"import sys\nfrom gfmsum.verdict import main\nmain({words!r})\n"
+        f"import sys\nfrom gfmsum.verdict.__main__ import main\nmain({words!r})\n"
         f"print(*sorted({slow!r} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -61,12 +61,12 @@ def test_it_says_what_the_main_job_says_and_without_torch(
     given: tuple[pd.DataFrame, pd.DataFrame], folder: Path
 ) -> None:
     code = (
-        "import sys\nfrom gfmsum.verdict import main\n"
+        "import sys\nfrom gfmsum.verdict.__main__ import main\n"
         f"code = main([{str(folder)!r}, *{WORDS!r}, 'json={folder}/out/verdict.json'])\n"
         "assert not {'torch', 'lightning', 'timm'} & set(sys.modules)\nsys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    want = judge(*given, DESIGN)
+    want = judge(given[0], DESIGN, given[1])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{table(want)}\n\n{want.sentence}\n"
     assert json.loads((folder / "out" / "verdict.json").read_text()) == want.as_dict()
@@ -77,7 +77,7 @@ def test_words_are_the_designs(
 ) -> None:
     words = ["margin=0.2", "confidence=0.9", "contrasts=dilution+substitution"]
     contrasts = (CONTRASTS[2], CONTRASTS[0])
-    want = judge(*given, Design("s1", ("s1", "s2"), 0.2, 0.9, contrasts))
+    want = judge(given[0], Design("s1", ("s1", "s2"), 0.2, 0.9, contrasts), given[1])
     assert said(capsys, folder, *WORDS, *words) == f"{table(want)}\n\n{want.sentence}\n"
 
 
@@ -88,12 +88,13 @@ def test_tables_are_found_in_every_form(
     for name, frame in zip(("scores", "predictions"), given, strict=True):
         frame.to_csv(away / f"{name}.csv", index=False)
     scores, predictions = folder / "scores.parquet", folder / "predictions.parquet"
-    want = judge(*given, DESIGN).as_dict()
+    want = judge(given[0], DESIGN, given[1]).as_dict()
     for paths in (
         (folder,), (scores,), (scores, predictions), (away / "scores.csv", predictions),
         (away / "scores.csv", folder), (scores, away / "predictions.csv"),
     ):  # fmt: skip
-        got = judge(*read_tables(*paths), DESIGN).as_dict()
+        scores, predictions = read_all(paths)
+        got = judge(scores, DESIGN, predictions).as_dict()
         assert got["estimates"][0]["item_variance"] > 0
         assert got["estimates"][0] == pytest.approx(want["estimates"][0])
     assert read_tables(away / "scores.csv")[1] is None
@@ -113,10 +114,10 @@ def test_utility_follows_from_the_value(folder: Path) -> None:
     lean.to_parquet(folder / "scores.parquet")
     got, predictions = read_tables(folder)
     assert got["utility"].to_numpy() == pytest.approx((scores["value"] - 0.1) / 0.8)
-    found = judge(got, predictions, DESIGN)
+    found = judge(got, DESIGN, predictions)
     assert found.tasks[0]["n_test"] is None
     assert found.estimates[0].value == pytest.approx(
-        judge(scores, predictions, DESIGN).estimates[0].value
+        judge(scores, DESIGN, predictions).estimates[0].value
     )
 
 
@@ -130,7 +131,7 @@ def test_other_peoples_column_types_are_understood(folder: Path) -> None:
     )  # fmt: skip
     typed.to_parquet(folder / "scores.parquet")
     (folder / "predictions.parquet").unlink()
-    got = judge(*read_tables(folder), DESIGN)
+    got = judge(read_tables(folder)[0], DESIGN)
     assert [task["task"] for task in got.tasks] == ["7"]
     assert set(got.tasks[0]["means"]) == {"solo", "mix", "share"}
     mean = scores.groupby("arm")["value"].mean()
@@ -197,7 +198,7 @@ def test_a_mistake_costs_one_line(
 
 def test_no_file_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS]) == 2
-    assert "files [] must be SCORES" in capsys.readouterr().err
+    assert "no SCORES given: name a file or a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

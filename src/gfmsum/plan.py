@@ -37,7 +37,6 @@ import numpy as np
 from gfmsum.budget import BUDGETS, Budget
 from gfmsum.records import Role
 from gfmsum.sensors import unknown
-from gfmsum.tables import read_tables
 from gfmsum.verdict import (
     CONTRASTS,
     Design,
@@ -45,6 +44,7 @@ from gfmsum.verdict import (
     judge,
     satterthwaite,
 )
+from gfmsum.verdict.tables import read_tables
 from gfmsum.words import command, read_number
 
 OPTIONS = ("effect", "hours", "pilot", "target", "budget", "ledger", "confidence")
@@ -250,7 +250,7 @@ def read_pilot(path: Path, target: str | None = None) -> Mapping[str, Any]:
     if target not in (None, *sensors):
         raise ValueError(unknown("target", target or "", sensors))
     design = Design(target or sensors[0], ("others",), contrasts=CONTRASTS[:1])
-    return judge(scores, predictions, design).as_dict()
+    return judge(scores, design, predictions).as_dict()
 
 
 def read_cost(budget: str | None, ledger: Path | None) -> tuple[Cost, str]:

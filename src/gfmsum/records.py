@@ -19,12 +19,14 @@ class Role(StrEnum):
 
     SOLO = "solo"  # A: sensor s alone, N samples, C
     SHARE = "share"  # B: sensor s alone, the mix's share of N (repeated), C
+    PART = "part"  # P: sensor s alone, the mix's share of N, and of C
+    OWN = "own"  # sensor s alone, C, more samples than its share and fewer than N: for a curve
     MIX = "mix"  # M: all sensors of the mix by share, N samples, C
     FLOOR = "floor"  # O: random initialisation
 
     @property
     def letter(self) -> str:
-        return {"solo": "A", "share": "B", "mix": "M", "floor": "O"}[self.value]
+        return {"solo": "A", "share": "B", "part": "P", "own": "n", "mix": "M", "floor": "O"}[self]
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,9 @@ def plan(config: AblationConfig) -> Study:
     # The same question on the same data has the same name, wherever the data lie.
     question = config.question() | {"data": identity}
     asked = config.mix.replace(":", "=")  # a colon is not safe in every path and address
-    name = f"{target}-{asked}-{config.data_name}-{config.budget.name}-{fingerprint(question)[:6]}"
+    # A control is no comparison of sensors, and its name must not look like one.
+    data = "-".join([config.data_name, *filter(None, [identity.get("control")])])
+    name = f"{target}-{asked}-{data}-{config.budget.name}-{fingerprint(question)[:6]}"
     return Study(config, source, mix, tasks, runs, name, Path(config.out or f"runs/{name}"))
 
 
@@ -176,7 +178,7 @@ def conduct(study: Study, watch: Watch) -> Outcome:
             for index in engine.run_here(todo, at_once, watcher.progress):
                 watcher.done(index)
     scores, predictions = collect(study)
-    verdict = judge(scores, predictions, study.design, recorded)
+    verdict = judge(scores, study.design, predictions, recorded)
     notes = caveats(study)
     for name, frame in (
         ("scores", scores), ("predictions", predictions), ("curves", curves(study)),
@@ -227,22 +229,20 @@ def config_yaml(study: Study) -> str:
 
 def collect(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All scores and predictions of a study, baselines included, from the store."""
-    parts = [
-        tuple(
-            frame.assign(arm=str(role), replicate=replicate, run=run.fingerprint)
-            for frame in study.store.load_probes(run, study.key)
-        )
-        for (role, replicate), run in study.runs.items()
-    ]
-    parts.append(
-        tuple(
-            frame.assign(replicate=0, run="") for frame in study.store.load_probes(None, study.key)
-        )
-    )
+    parts = []
+    for (role, replicate), run in study.runs.items():
+        names: dict[str, Any] = {"arm": str(role), "replicate": replicate, "run": run.fingerprint}
+        names["sees"] = "+".join(run.sees)
+        scores, predictions = study.store.load_probes(run, study.key)
+        unique = sum(study.store.ledger(run)["unique_by_sensor"].values())
+        parts.append((scores.assign(**names, samples=unique), predictions.assign(**names)))
+    baselines, items = study.store.load_probes(None, study.key)
+    nothing: dict[str, Any] = {"replicate": 0, "run": "", "sees": ""}
+    parts.append((baselines.assign(**nothing, samples=0), items.assign(**nothing)))
     scores, predictions = (
         pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)
     )
-    lead = ["arm", "replicate", "run"]
+    lead = ["arm", "replicate", "run", "sees"]
     return scores, predictions[lead + [c for c in predictions.columns if c not in lead]]
 
 
@@ -320,7 +320,11 @@ def _changed(prefix: str, chosen: dict[str, Any], default: dict[str, Any]) -> li
 
 def spent(study: Study) -> dict[Role, dict[str, Any]]:
     """The ledger of each arm's first replicate; all replicates spend the same."""
-    return {role: study.store.ledger(study.runs[role, 0]) for role in Role}
+    return {
+        role: study.store.ledger(run)
+        for (role, replicate), run in study.runs.items()
+        if not replicate
+    }
 
 
 def caveats(study: Study) -> list[str]:

@@ -19,7 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 from statsmodels.regression.linear_model import OLS
 
-from gfmsum.verdict import EXACT, Estimate, detectable, satterthwaite
+from gfmsum.verdict.design import EXACT, Estimate
+from gfmsum.verdict.judging import satterthwaite
+from gfmsum.verdict.text import points
 
 Floats = NDArray[np.float64]
 Weighted = Sequence[tuple[float, Floats]]  # coefficient and utilities (r,) of independent arms
@@ -39,7 +41,7 @@ class Quantity:
     standard_error: float | None = None
     df: float | None = None
     p: float | None = None  # two-sided, of 0
-    mde: float | None = None  # found with 80 % power
+    p_adjusted: float | None = None  # among all exploratory numbers of a panel
     why: str = ""  # what the numbers lack, if anything
 
 
@@ -393,47 +395,6 @@ def distance_law(
 # More than the sum of the parts
 
 
-def superiority(mix: ArrayLike, solo: ArrayLike) -> float:
-    """Chance that a mix run beats a solo run, a tie counting half: 0 to 1, over all pairs of runs.
-
-    Descriptive: with R = 3 to 8 runs it is too coarse for an interval.
-    """
-    gap = np.subtract.outer(_numbers("mix", mix), _numbers("solo", solo))
-    return float(np.mean(np.where(np.abs(gap) < EXACT, 0.5, gap > 0)))
-
-
-def sum_of_parts(
-    mix: Mapping[str, ArrayLike], parts: Mapping[str, ArrayLike], confidence: float = 0.95
-) -> Quantity:
-    """Ψ = mean over sensors of U_s(M) − U_s(P_s), by one t test; with solo arms as parts, Ψ*.
-
-    One mix run serves all sensors, so its utilities are first averaged over them within the
-    replicate; the specialists are runs of their own. Variance S²(M)/R + Σ S²(P_s)/R_s / K²,
-    Satterthwaite's df.
-
-    Args:
-        mix: sensor to utilities (r,) of the mix, in the same order of replicates for every sensor.
-        parts: sensor to utilities (r_s,) of that sensor's specialist.
-
-    Raises:
-        ValueError: if the two do not name the same sensors, or a mix run was not probed on all.
-    """
-    if not mix or set(mix) != set(parts):
-        raise ValueError(
-            f"mix on {sorted(mix)} but parts of {sorted(parts)}: name the same sensors in both"
-        )
-    generalist = [_numbers(f"mix on {s}", mix[s]) for s in sorted(mix)]
-    if len(set(map(len, generalist))) > 1:
-        lengths = dict(zip(sorted(mix), map(len, generalist), strict=True))
-        raise ValueError(f"mix has replicates {lengths}: probe every mix run on every sensor")
-    share = -1 / len(parts)
-    specialists = [(share, _numbers(f"part {s}", parts[s])) for s in sorted(parts)]
-    psi = _contrast([(1, np.mean(generalist, axis=0)), *specialists], confidence)
-    if psi.standard_error is None or psi.df is None:
-        return psi
-    return replace(psi, mde=detectable(psi.standard_error, psi.df, confidence))
-
-
 def no_harm(deltas: Mapping[str, Estimate], margin: float) -> Claim:
     """No sensor harmed: every Δ's lower bound is above −margin (utility).
 
@@ -452,24 +413,24 @@ def no_harm(deltas: Mapping[str, Estimate], margin: float) -> Claim:
             "target's verdict, one at least, and a margin above 0, as 0.01"
         )
     why = "; ".join(
-        f"Δ of {s} may be as low as {'anything' if e.low is None else f'{e.low:.4g}'}, not above "
-        f"−{margin:g}{': ' * bool(e.why)}{e.why}"
+        f"Δ of {s} may be as low as {'anything' if e.low is None else f'{points(e.low)} points'}, "
+        f"not above {points(-margin)}{': ' * bool(e.why)}{e.why}"
         for s, e in deltas.items()
         if e.low is None or e.low <= -margin
     )
     return Claim(not why, why)
 
 
-def headline(psi: Quantity, deltas: Mapping[str, Estimate], margin: float) -> Claim:
+def headline(psi: Quantity | Estimate, deltas: Mapping[str, Estimate], margin: float) -> Claim:
     """More than the sum of its parts: Ψ's lower bound is above 0 **and** no sensor is harmed.
 
     Args:
-        psi: of :func:`sum_of_parts`, over the same sensors.
+        psi: of :func:`~gfmsum.verdict.panel.judge_all`, over the same sensors.
         deltas, margin: of :func:`no_harm`, which says what they raise.
     """
     unmet = [no_harm(deltas, margin).why]
     if psi.low is None or psi.low <= 0:
-        low = "unknown" if psi.low is None else f"{psi.low:.4g}"
+        low = "unknown" if psi.low is None else f"{points(psi.low)} points"
         unmet.insert(0, f"Ψ's lower bound is {low}, not above 0{': ' * bool(psi.why)}{psi.why}")
     why = "; ".join(filter(None, unmet))
     return Claim(not why, why)

@@ -1,4 +1,4 @@
-"""Tables of scores and predictions from files, with the columns that :mod:`gfmsum.verdict` documents."""
+"""Tables of scores and predictions from files, with the columns that the command line documents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gfmsum.records import Role
+from gfmsum.verdict.variance import AGREE
 
 if TYPE_CHECKING:  # when used, so that mistakes in words do not wait for it
     import pandas as pd
-
-AGREE = 1e-6  # a utility, and what it is made from, may differ by this much
 
 
 def read_tables(
@@ -50,6 +49,40 @@ def read_tables(
         return rows, None
     return rows, _read(
         predictions, ("arm", "replicate", "task", "item", "cluster"), ("contribution",)
+    )
+
+
+def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The tables of one or several studies as one.
+
+    Args:
+        paths: scores and perhaps predictions, as :func:`read_tables` takes them; or several folders,
+            each with its scores.
+
+    Raises:
+        ValueError: as :func:`read_tables`; or if only some studies have predictions.
+    """
+    if len(paths) < 2 or not all((path / "scores.parquet").is_file() for path in paths):
+        if len(paths) > 2:
+            raise ValueError(
+                f"{', '.join(map(str, paths))} must be SCORES and perhaps PREDICTIONS, or folders "
+                "with scores.parquet; see --help"
+            )
+        return read_tables(*paths)
+    import pandas as pd
+
+    studies = [read_tables(path) for path in paths]
+    lacking = [str(path) for path, (_, items) in zip(paths, studies, strict=True) if items is None]
+    scores = pd.concat([scores for scores, _ in studies], ignore_index=True)
+    if len(lacking) == len(paths):
+        return scores, None
+    if lacking:
+        raise ValueError(
+            f"{', '.join(lacking)}: no predictions.parquet, which the other studies have; add it, or "
+            "take it away everywhere"
+        )
+    return scores, pd.concat(
+        [items for _, items in studies if items is not None], ignore_index=True
     )
 
 
