@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import ttest_power
 from statsmodels.stats.weightstats import ttost_ind
 
@@ -166,6 +167,12 @@ def test_degrees_of_freedom_by_hand() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert (holm([]), holm([0.2])) == ([], [0.2])
+
+
+@quick
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.02, 0.3, 1.0]) | st.floats(0, 1), min_size=1))
+def test_holm_is_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
 
 
 def test_confirmatory_contrasts_are_adjusted_by_holm_and_the_rest_after_benjamini_hochberg() -> (

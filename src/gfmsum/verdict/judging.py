@@ -191,12 +191,14 @@ def decide(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, which bounds the chance of any false claim in the family."""
-    if len(p_values) < 2:  # nothing to adjust, and statsmodels collects garbage in every call
-        return list(p_values)
-    from statsmodels.stats.multitest import multipletests
+    """Holm's step-down adjustment, which bounds the chance of any false claim in the family.
 
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    statsmodels has it too, but collects garbage in every call: longer than all the rest takes.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(x) for x in adjusted]
 
 
 def detectable(standard_error: float, df: float, confidence: float = 0.95) -> float:
@@ -206,14 +208,15 @@ def detectable(standard_error: float, df: float, confidence: float = 0.95) -> fl
     (t of 1 − alpha/2 + t of 0.8) · standard_error stands in; at df below 3 it is too small.
     """
     from scipy import optimize, stats
+    from scipy.special import nctdtr
 
     critical = float(stats.t.ppf((1 + confidence) / 2, df))
     approximate = critical + float(stats.t.ppf(POWER, df))
 
     def lacking(shift: float) -> float:
         # SciPy gives NaN for some lower tails, all of which are below 1e-12.
-        lower = np.nan_to_num(stats.nct.cdf(-critical, df, shift))
-        return float(stats.nct.sf(critical, df, shift) + lower) - POWER
+        lower = np.nan_to_num(nctdtr(df, shift, -critical))
+        return float(1 - nctdtr(df, shift, critical) + lower) - POWER
 
     try:
         return standard_error * float(optimize.brentq(lacking, 0.0, 2 * approximate))
