@@ -21,6 +21,7 @@ from statsmodels.stats.power import TTestIndPower
 
 from gfmsum.budget import BUDGETS
 from gfmsum.plan import ASSUMED, OPTIONS, Cost, Spread, main, spent, spreads, table
+from gfmsum.sensors import SENSORS
 from gfmsum.verdict import CONTRASTS, Design, judge
 from tests.test_verdict import constant, drawn, places, tables, verdict_of
 
@@ -189,8 +190,12 @@ def test_the_fewest_places_of_several_tasks_count() -> None:
 
 
 def test_a_budget_fixes_runs_and_samples() -> None:
-    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 36_000)
-    assert Cost.of(BUDGETS["micro"]) == Cost(3, 3_600)
+    bands = [len(sensor.bands) for sensor in SENSORS.values()]
+    each = BUDGETS["tiny"].model.flops(1) + (np.mean(bands) - 1) * (
+        BUDGETS["tiny"].model.flops(2) - BUDGETS["tiny"].model.flops(1)
+    )
+    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 36_000, pytest.approx(36_000 * each))
+    assert Cost.of(BUDGETS["micro"]).flops == pytest.approx(3_600 * each)
 
 
 def test_a_ledgers_cost_by_hand() -> None:
@@ -220,16 +225,16 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 def test_without_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys) == [
         "spread: none measured, so an SD of 0.6 to 1.0 points among an arm's runs is assumed",
-        "cost: budget tiny; without a ledger, hours and FLOPs are unknown",
+        "cost: budget tiny, FLOPs reckoned; without a ledger, hours are unknown",
         "MDE: points of utility detected with 80 % power",
         "",
-        " R  MDE, SD 0.6  MDE, SD 1.0  runs  samples",
-        " 2          6.2         10.4     6   72,000",
-        " 3          2.1          3.5     9  108,000",
-        " 5          1.3          2.1    15  180,000",
-        " 8          0.9          1.5    24  288,000",
-        "12          0.7          1.2    36  432,000",
-        "20          0.5          0.9    60  720,000",
+        " R  MDE, SD 0.6  MDE, SD 1.0  runs  samples    FLOPs",
+        " 2          6.2         10.4     6   72,000  7.5e+12",
+        " 3          2.1          3.5     9  108,000  1.1e+13",
+        " 5          1.3          2.1    15  180,000  1.9e+13",
+        " 8          0.9          1.5    24  288,000    3e+13",
+        "12          0.7          1.2    36  432,000  4.5e+13",
+        "20          0.5          0.9    60  720,000  7.5e+13",
         "",
         "places: not in these numbers, although they add to every MDE; pilot them",
     ]
@@ -238,8 +243,8 @@ def test_without_anything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_effect_gets_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(capsys, "effect=0.01", "budget=micro")
     assert "effect of 1.0 points: needs R = 7 (SD 0.6), 17 (SD 1.0)" in lines
-    assert " 7          1.0          1.7    21   25,200" in lines
-    assert "17          0.6          1.0    51   61,200" in lines
+    assert " 7          1.0          1.7    21   25,200  2.6e+12" in lines
+    assert "17          0.6          1.0    51   61,200  6.4e+12" in lines
     small = said(capsys, "effect=0.0001")
     assert "effect of 0.0 points: needs R = more than 200 (SD 0.6), more than 200 (SD 1.0)" in small
 

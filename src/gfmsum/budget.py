@@ -44,6 +44,27 @@ class Architecture:
         """Patches the encoder sees: the same number for every sensor."""
         return max(1, round(self.patches * (1 - self.mask_ratio)))
 
+    def flops(self, bands: int) -> float:
+        """Of one image with so many bands in a training step, forward and backward, matrix products only.
+
+        A product costs 2 FLOPs per multiplication and twice its forward in the backward pass, less where
+        its input needs no gradient (pixels), more where it is computed anew (attention: 2.5 times). A
+        transformer block has 12 products of width² per token, and 2 of tokens x width in attention. The
+        kernels generated from the band codes are not counted: a step makes them once for all images.
+        """
+        pixels = bands * self.patch_px**2
+
+        def block(tokens: int, width: int) -> float:
+            return 3 * 24 * tokens * width**2 + 3.5 * 4 * tokens**2 * width
+
+        return (
+            2 * 2 * self.visible * pixels * self.width
+            + self.depth * block(self.visible, self.width)
+            + 3 * 2 * self.visible * self.width * self.decoder_width
+            + self.decoder_depth * block(self.patches, self.decoder_width)
+            + 3 * 2 * self.patches * self.decoder_width * pixels
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:

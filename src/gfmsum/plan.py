@@ -13,8 +13,9 @@
 
 A row of the table says which substitution effect R replicates of each arm would detect with 80 %
 power (MDE, in points of utility) and what they cost in all: pretraining runs of the solo, share and
-mix arms, samples shown, and, if a ledger says what a run costs, FLOPs and hours of the ledger's
-device, one run at a time. Probing is not counted. The floor arm is not pretrained.
+mix arms, samples shown, FLOPs, and, if a ledger says what a run takes, hours of the ledger's device,
+one run at a time. Without a ledger, FLOPs are reckoned for the five sensors' mean number of bands.
+Probing is not counted. The floor arm is not pretrained.
 
 The power is that of the verdict's own procedure before any adjustment: variances and degrees of
 freedom are estimated anew in each study, which costs power when runs are few.
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 
 from gfmsum.budget import BUDGETS, Budget
 from gfmsum.records import Role
-from gfmsum.sensors import unknown
+from gfmsum.sensors import SENSORS, unknown
 from gfmsum.verdict import CONTRASTS, Design, detectable, judge, satterthwaite
 from gfmsum.verdict.judging import POWER
 from gfmsum.verdict.tables import read_tables
@@ -123,14 +124,16 @@ class Cost:
 
     runs: int
     samples: int  # shown in pretraining, repeats included
-    flops: float | None = None  # forward and backward
+    flops: float  # forward and backward
     seconds: float | None = None  # of pretraining, one run at a time
     device: str = ""
 
     @classmethod
     def of(cls, budget: Budget) -> Cost:
-        """What a budget fixes: runs and samples."""
-        return cls(len(TRAINED), len(TRAINED) * budget.steps * budget.batch)
+        """What a budget fixes: runs, samples and, for images with a mean number of bands, FLOPs."""
+        samples = len(TRAINED) * budget.steps * budget.batch
+        each = np.mean([budget.model.flops(len(sensor.bands)) for sensor in SENSORS.values()])
+        return cls(len(TRAINED), samples, samples * float(each))
 
     def replicates(self, hours: float) -> int:
         """How many replicates so many hours pay for.
@@ -223,13 +226,12 @@ def table(
 ) -> str:
     """One row per number of replicates: what it detects, in points, and what it costs in all."""
     heads = ["R", *(f"MDE, {spread.label}" for spread in spreads), "runs", "samples"]
-    heads += ["FLOPs"] * (cost.flops is not None) + ["hours"] * (cost.seconds is not None)
+    heads += ["FLOPs"] + ["hours"] * (cost.seconds is not None)
     rows = [heads]
     for r in replicates:
         row = [str(r), *(f"{100 * spread.mde(r, confidence):.1f}" for spread in spreads)]
         row += [f"{r * cost.runs:,}", f"{r * cost.samples:,}"]
-        if cost.flops is not None:
-            row.append(f"{r * cost.flops:.2g}")
+        row.append(f"{r * cost.flops:.2g}")
         if cost.seconds is not None:
             row.append(f"{r * cost.seconds / 3600:.2f}")
         rows.append(row)
@@ -287,7 +289,10 @@ def read_cost(budget: str | None, ledger: Path | None) -> tuple[Cost, str]:
         raise ValueError(unknown("budget", budget, BUDGETS))
     fixed = Cost.of(BUDGETS[budget or "tiny"])
     if ledger is None:
-        return fixed, f"budget {budget or 'tiny'}; without a ledger, hours and FLOPs are unknown"
+        return (
+            fixed,
+            f"budget {budget or 'tiny'}, FLOPs reckoned; without a ledger, hours are unknown",
+        )
     cost = spent(read_json(ledger))
     seen, shown = (c.samples // c.runs for c in (cost, fixed))
     if budget is not None and seen != shown:
