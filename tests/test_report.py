@@ -125,6 +125,7 @@ def write_study(
             for arm, each in utility.items()
         },
         "correlation": {"solo~mix": -0.08 if replicates > 1 else None, "share~mix": None},
+        "superiority": 2 / 9,
         "tasks": [
             {
                 "task": task, "metric": ("accuracy", "r2")[i % 2], "floor": chance[i % 2],
@@ -351,6 +352,11 @@ def test_estimates_agree_with_the_verdict(study: tuple[Path, dict[str, Any]], ht
         assert (p, adjusted, equivalence) == ("0.030", "0.061", "<\u00a0.001")
         expected = [estimate["kind"]] + ["exploratory"] * estimate["exploratory"]
         assert kind.split() == expected
+
+
+def test_how_runs_compare_is_said(html: str) -> None:
+    assert "Correlation of replicates between arms: solo and mix −0.08." in html
+    assert "A mix run beats a solo run in 22&nbsp;% of their pairs." in html
 
 
 def test_the_identity_line_adds_up(study: tuple[Path, dict[str, Any]], html: str) -> None:

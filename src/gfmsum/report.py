@@ -395,6 +395,7 @@ def _context(study: Study) -> dict[str, Any]:
         "identity": _identity(verdict),
         "residual": f"to {abs(residual):.0e}" if residual else "exactly",
         "correlation": correlation,
+        "superiority": f"{100 * verdict['superiority']:.0f}" if "superiority" in verdict else "",
         "arms": _arms(verdict, ledger),
         "tasks": _tasks(study),
         "edges": f"{int(edge.sum())} of {len(edge)}" if edge.any() else "",
