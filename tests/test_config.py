@@ -4,6 +4,7 @@ import pytest
 
 from gfmsum.budget import BUDGETS
 from gfmsum.config import AblationConfig, ConfigError, LocalConfig, SyntheticConfig, load
+from gfmsum.study import differences, plan
 
 
 def test_no_words_give_the_defaults() -> None:
@@ -58,6 +59,10 @@ def test_a_mix_without_a_sensor_is_plain_text() -> None:
         ("budget.model.patch_px=5", "image_px=32 must be a multiple of patch_px=5"),
         ("budget.model.width=100", "multiples of"),
         ("data.test=3", "data.test=3 must be at least 60"),
+        ("data.control=alas", r"unknown control 'alas'.*did you mean 'alias'\?"),
+        ("data.target=s1", r"data.target=s1 needs a control; add data.control=alias"),
+        ("data.control=help", r"data.scarce=0 must be at least 1 .*; add data.scarce=24"),
+        ("data.scarce=24", "data.scarce=24 needs data.control=help"),
     ],
 )
 def test_mistakes_get_one_line(word: str, message: str) -> None:
@@ -71,3 +76,30 @@ def test_the_question_is_what_decides_the_numbers_and_nothing_else() -> None:
     assert load(["out=a", "store=b", "jobs=3", "device=cpu"]).question() == plain.question()
     for word in ("seed=1", "margin=0.02", "sensor=s2", "budget.batch=30", "data.world=1"):
         assert load([word]).question() != plain.question()
+
+
+def test_a_control_aims_at_the_probed_sensor() -> None:
+    for words in (["data.control=alias"], ["data.control=alias", "data.target=s2"]):
+        assert load(["sensor=s2", *words]).data == SyntheticConfig(control="alias", target="s2")
+    helped = AblationConfig(sensor="naip", data=SyntheticConfig(control="help", scarce=24))
+    assert helped.data == SyntheticConfig(control="help", target="naip", scarce=24)
+    with pytest.raises(
+        ConfigError, match=r"data.target=s1 must be sensor=s2, whose tasks"
+    ) as caught:
+        load(["sensor=s2", "data.control=harm", "data.target=s1"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"data.scarce=24 needs data.control=help"):
+        load(["data.control=alias", "data.scarce=24"])
+
+
+def test_the_name_of_a_study_tells_a_control() -> None:
+    for words, data in (([], "synthetic"), (["data.control=harm"], "synthetic-harm")):
+        assert plan(load(["sensor=s2", "mix=s1+s2", *words])).name.startswith(
+            f"s2-s1+s2-{data}-tiny-"
+        )
+
+
+@pytest.mark.parametrize("word", ["data.control=alias", "data.control=help data.scarce=9"])
+def test_the_words_of_a_control_lead_back_to_it(word: str) -> None:
+    config = load(["sensor=s2", "mix=s1+s2", *word.split()])
+    assert load(differences(config)) == config

@@ -7,7 +7,7 @@ dotted keys inside them); what comes out are frozen, checked dataclasses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
@@ -20,14 +20,31 @@ class ConfigError(ValueError):
     """What the user asked for cannot be done; the message says what to change."""
 
 
+CONTROLS: Mapping[str, str] = MappingProxyType(
+    {
+        "alias": "the other sensors are the target under another name, so Δ = 0",
+        "harm": "the other sensors are noise, so Δ < 0",
+        "help": "the target is scarce and the others are it under another name, so α > 0",
+    }
+)
+"""Worlds to test the instrument with: the sign of an effect on the target is known beforehand.
+
+Harm and help show at a budget at which a solo run is better than a random start: before that, there
+is nothing to lose or to gain.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class SyntheticConfig:
-    """Procedural scenes whose truth is known."""
+    """Procedural scenes, for each sensor its own; or a control, see :data:`CONTROLS`."""
 
     world: int = 0  # which planet
     train: int = 1000  # labelled items per sensor
     val: int = 300
     test: int = 600
+    control: str = ""  # alias, harm or help
+    target: str = ""  # of the control; the study fills in its sensor
+    scarce: int = 0  # pretraining samples of the target in control=help
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
@@ -35,6 +52,21 @@ class SyntheticConfig:
                 raise ConfigError(
                     f"data.{part}={getattr(self, part)} must be at least 60, ten for each class"
                 )
+        if self.control and self.control not in CONTROLS:
+            raise ConfigError(unknown("control", self.control, CONTROLS))
+        if self.target and not self.control:
+            raise ConfigError(
+                f"data.target={self.target} needs a control; add data.control=alias, or leave it out"
+            )
+        if self.control == "help" and self.scarce < 1:
+            raise ConfigError(
+                f"data.scarce={self.scarce} must be at least 1 in data.control=help; "
+                "add data.scarce=24"
+            )
+        if self.control != "help" and self.scarce:
+            raise ConfigError(
+                f"data.scarce={self.scarce} needs data.control=help; add it, or leave scarce out"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +108,13 @@ class AblationConfig:
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda")))
+        if isinstance(self.data, SyntheticConfig) and self.data.control:
+            if self.data.target not in ("", self.sensor):
+                raise ConfigError(
+                    f"data.target={self.data.target} must be sensor={self.sensor}, whose tasks are "
+                    "probed; leave it out"
+                )
+            object.__setattr__(self, "data", replace(self.data, target=self.sensor))
 
     @property
     def data_name(self) -> str:

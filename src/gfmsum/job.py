@@ -34,7 +34,8 @@ class Job:
 
 def probe_key(sensor: str, data: SyntheticConfig | LocalConfig, identity: object) -> str:
     """Names what a probe is fitted on: the sensor's tasks and every setting that changes them."""
-    here = {name: value for name, value in plain(data).items() if name != "root"}
+    elsewhere = ("root", "control", "target", "scarce")  # no part of a name, or the identity's
+    here = {name: value for name, value in plain(data).items() if name not in elsewhere}
     return f"{sensor}-{fingerprint({'data': here, 'identity': identity, 'protocol': 1})}"
 
 

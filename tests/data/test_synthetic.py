@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import ks_2samp
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gfmsum.config import SyntheticConfig
+from gfmsum.config import CONTROLS, SyntheticConfig
 from gfmsum.data import synthetic
 from gfmsum.data.sample import Labelled
 from gfmsum.data.surface import (
@@ -28,6 +29,8 @@ from gfmsum.data.surface import (
     respell,
 )
 from gfmsum.data.synthetic import LOOKS, PROBES, Instrument, Synthetic, respond
+from gfmsum.job import probe_key
+from gfmsum.records import fingerprint
 from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS, Band, Sensor, Unit
 
 type Numbers = NDArray[Any]
@@ -434,3 +437,139 @@ def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
 def test_classes_are_the_land_uses(source: Synthetic) -> None:
     assert source.tasks("naip")[0].classes == tuple(LANDUSES)
     assert source.tasks("naip")[1].classes == ()
+
+
+# --- controls
+
+BEFORE = {
+    "s1": -7.697400613,
+    "s2": -1.073320817,
+    "landsat": 0.085404248,
+    "naip": -685.504453662,
+    "modis": -0.469732675,
+}
+"""Slots 2 to 4 at 16 px, seed (3, 1), against a cosine: every pixel at its place counts. Taken
+before there were controls, and bit for bit the same after."""
+
+
+def control(name: str, target: str = "landsat", scarce: int = 0) -> Synthetic:
+    return Synthetic(replace(SMALL, control=name, target=target, scarce=scarce))
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_without_a_control_nothing_has_changed(source: Synthetic, sensor: str) -> None:
+    x = pixels(source, sensor, range(2, 5), 16).astype(np.float64)
+    scale = 1e-5 * np.linalg.norm(x)
+    assert x.ravel() @ np.cos(np.arange(x.size)) == pytest.approx(BEFORE[sensor], abs=scale)
+    assert source.sensors[sensor] is SENSORS[sensor]
+    assert source.available(sensor, 32) is None
+
+
+def test_scores_from_before_there_were_controls_keep_their_names(source: Synthetic) -> None:
+    fields = {"world": 0, "train": 60, "val": 60, "test": 60}
+    content = {"data": fields, "identity": source.identity, "protocol": 1}
+    assert probe_key("s1", SMALL, source.identity) == f"s1-{fingerprint(content)}"
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_leaves_the_target_as_it_is(source: Synthetic, name: str) -> None:
+    world = control(name, scarce=3 * (name == "help"))
+    assert world.sensors["landsat"] is LANDSAT
+    for task in source.tasks("landsat"):
+        plain, controlled = source.labelled(task, 16), world.labelled(task, 16)
+        assert np.array_equal(plain.target, controlled.target)
+        assert np.array_equal(plain.samples.pixels, controlled.samples.pixels)
+        assert plain.samples.ids.tolist() == controlled.samples.ids.tolist()
+    if name != "help":
+        here, there = (pixels(s, "landsat", range(4), 16) for s in (source, world))
+        assert np.array_equal(here, there)
+
+
+@pytest.mark.parametrize(("target", "other"), [("landsat", "s1"), ("s1", "naip")])
+def test_an_alias_is_the_target_under_another_name(target: str, other: str) -> None:
+    world, one = control("alias", target), SENSORS[target]
+    (alias,) = world.pretraining(other, range(100), 16, (3, 1))
+    assert alias.sensor == world.sensors[other].name == other
+    assert (alias.bands, alias.gsd_m) == (one.bands, one.gsd_m)
+    # One list of locations: pixel by pixel the same land, but at another moment.
+    own = pixels(world, target, range(100), 16)
+    for a, b in zip(alias.pixels.swapaxes(0, 1), own.swapaxes(0, 1), strict=True):
+        assert 0.5 < correlation(a, b) < 0.95
+        # Neither mean, spread nor texture of a scene tells which of the two took it.
+        for measure in (np.mean, np.std, lambda x, axis: np.diff(x).std(axis)):
+            assert ks_2samp(measure(a, axis=(1, 2)), measure(b, axis=(1, 2))).pvalue > 1e-3
+
+
+def test_aliases_differ_from_one_another() -> None:
+    world = control("alias")
+    views = [pixels(world, name, range(3), 16) for name in ("s1", "s2", "modis")]
+    assert all(not np.isclose(views[0], view).all((1, 2, 3)).any() for view in views[1:])
+
+
+@pytest.mark.parametrize("other", ["s1", "s2", "naip"])
+def test_harm_is_noise_that_knows_nothing_of_the_ground(other: str) -> None:
+    (samples,) = control("harm").pretraining(other, range(60), 16, (3, 1))
+    assert (samples.sensor, samples.bands) == (other, SENSORS[other].bands)
+    x = samples.pixels
+    low, high = synthetic._RANGE[samples.bands[0].unit]
+    assert low <= x.min() < low + 0.01 * (high - low)
+    assert high - 0.01 * (high - low) < x.max() <= high
+    x = (x - low) / (high - low)
+    assert x.var() == pytest.approx(1 / 12, rel=0.02)
+    # Each of these averages over more than 10,000 pairs of values.
+    assert abs(correlation(x[..., 1:], x[..., :-1])) < 0.03  # neighbours
+    assert abs(correlation(x[..., 1:, :], x[..., :-1, :])) < 0.03
+    assert abs(correlation(x[:, 0], x[:, 1])) < 0.03  # bands
+    assert abs(correlation(x[::2], x[1::2])) < 0.03  # places
+    # Places do not even differ in their means by more than chance.
+    spread = x.mean((2, 3)).var() * 12 * 16**2
+    assert spread == pytest.approx(1, abs=0.4)
+
+
+@pytest.mark.parametrize("other", ["s1", "modis"])
+def test_harm_does_not_depend_on_what_covers_the_ground(other: str) -> None:
+    surface = Surface(Synthetic(SMALL)._places("x", count=4))
+    noise = control("harm")._instruments[other]
+    water, trees = (noise.observe(surface, plain_ground(4, m, 16)) for m in ("water", "trees"))
+    assert np.array_equal(water, trees)
+
+
+def test_help_leaves_the_target_scarce_and_the_others_plenty() -> None:
+    world = control("help", scarce=7)
+    assert world.available("landsat", 32) == 7
+    assert world.available("s2", 32) is None
+    solo, share, few = (
+        world.pretraining("landsat", slots, 16, (3, 1))[0]
+        for slots in (range(240), range(48, 96), range(48, 52))
+    )
+    assert len(solo) == 7
+    assert np.array_equal(solo.pixels, share.pixels)
+    assert np.array_equal(solo.pixels[:4], few.pixels)
+    (other,) = world.pretraining("s2", range(240), 16, (3, 1))
+    assert len(other) == 240
+    assert other.bands == LANDSAT.bands
+    assert not set(other.ids) & set(solo.ids)
+    (again,) = world.pretraining("landsat", range(240), 16, (3, 2))
+    assert not set(again.ids) & set(solo.ids)
+
+
+def test_a_control_is_part_of_the_name() -> None:
+    plain = {"source": "synthetic", "version": 1, "world": 0}
+    landsat = {"target": "landsat"}
+    assert control("alias").identity == plain | landsat | {"control": "alias"}
+    assert control("alias", "s1").identity != control("alias").identity
+    helped = plain | landsat | {"control": "help", "scarce": 7}
+    assert control("help", scarce=7).identity == helped
+
+
+def test_a_control_says_so_before_all_else() -> None:
+    first, second = control("harm").caveats
+    assert first == ("A control with target landsat: the other sensors are noise, so Δ < 0.")
+    assert second == Synthetic(SMALL).caveats[0]
+
+
+def test_a_control_needs_a_sensor_to_aim_at() -> None:
+    with pytest.raises(ValueError, match=r"unknown sensor 'lansat'.*did you mean 'landsat'"):
+        control("alias", "lansat")
+    with pytest.raises(ValueError, match="unknown sensor ''"):
+        control("alias", "")

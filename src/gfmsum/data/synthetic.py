@@ -4,19 +4,23 @@ The surface (:mod:`gfmsum.data.surface`) is the same for all sensors of a locati
 area averages of it, mixes the signatures of what covers the ground, linearly in reflectance or in
 radar power, and adds what belongs to the scene and not to the land: illumination, haze, speckle,
 noise.
+
+Where the instrument itself is to be tested, a control puts something else in the other sensors' place,
+see :data:`gfmsum.config.CONTROLS`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfmsum.config import SyntheticConfig
+from gfmsum.config import CONTROLS, SyntheticConfig
 from gfmsum.data.plan import stream
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.data.surface import (
@@ -241,6 +245,42 @@ class Instrument:
         return np.rint(np.clip(255 * exposure * np.maximum(value, 0) ** 0.8, 0, 255))
 
 
+_RANGE = {Unit.REFLECTANCE: (0.0, 0.5), Unit.DB: (-25.0, 0.0), Unit.BRIGHTNESS8: (0.0, 255.0)}
+"""Plausible values over land."""
+
+
+class Noise(Instrument):
+    """A sensor that looks at nothing: every value is uniform and independent of all others."""
+
+    def observe(self, surface: Surface, ground: Ground) -> Floats:
+        """float32 (n, c, h, w) in the bands' units, of which only the shape is the ground's."""
+        bands, side = self.sensor.bands, ground.cover.shape[-1]
+        out = np.empty((len(surface.ids), len(bands), side, side), np.float32)
+        for row, place in zip(out, surface.ids, strict=True):
+            generator(place, f"{self.sensor.name} noise").random(out=row, dtype=np.float32)
+        low, high = np.array([_RANGE[band.unit] for band in bands], np.float32).T[..., None, None]
+        return np.asarray(low + (high - low) * out)
+
+
+def _instruments(config: SyntheticConfig) -> dict[str, Instrument]:
+    """What looks at the land under each sensor's name."""
+    if not config.control:
+        return {name: Instrument(sensor) for name, sensor in SENSORS.items()}
+    if config.target not in SENSORS:
+        raise ValueError(unknown("sensor", config.target, SENSORS))
+
+    def other(sensor: Sensor) -> Instrument:
+        if config.control == "harm":
+            return Noise(sensor)
+        # The name draws the scene: the same physics at another moment.
+        return Instrument(replace(SENSORS[config.target], name=sensor.name))
+
+    return {
+        name: Instrument(sensor) if name == config.target else other(sensor)
+        for name, sensor in SENSORS.items()
+    }
+
+
 _TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
 
 type _Rows = NDArray[np.int64]
@@ -265,30 +305,39 @@ class Synthetic:
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
-        self._instruments = {name: Instrument(sensor) for name, sensor in SENSORS.items()}
+        self._instruments = _instruments(config)
         self._probes: dict[tuple[str, int], _Probe] = {}
 
     @property
     def sensors(self) -> Mapping[str, Sensor]:
-        return SENSORS
+        return {name: instrument.sensor for name, instrument in self._instruments.items()}
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"source": "synthetic", "version": VERSION, "world": self.config.world}
+        chosen = {name: getattr(self.config, name) for name in ("control", "target", "scarce")}
+        # What is not chosen has no place in a name: runs from before there were controls keep theirs.
+        chosen = {name: value for name, value in chosen.items() if value}
+        return {"source": "synthetic", "version": VERSION, "world": self.config.world, **chosen}
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        return (
+        synthetic = (
             "Synthetic scenes: this checks the instrument and is no evidence about real sensors.",
         )
+        if not (control := self.config.control):
+            return synthetic
+        return (f"A control with target {self.config.target}: {CONTROLS[control]}.", *synthetic)
 
     def available(self, sensor: str, size_px: int) -> int | None:
-        return None
+        return self.config.scarce if self._is_scarce(sensor) else None
 
     def pretraining(
         self, sensor: str, slots: range, size_px: int, seed: Sequence[int]
     ) -> list[Samples]:
-        places = self._places("pretraining", *seed, count=slots.stop)[list(slots)]
+        if self._is_scarce(sensor):  # the same few for all arms of a replicate
+            places = self._places("scarce", *seed, count=min(len(slots), self.config.scarce))
+        else:
+            places = self._places("pretraining", *seed, count=slots.stop)[list(slots)]
         names = [f"synthetic/{self.config.world}/{place:016x}" for place in places]
         return [self._samples(sensor, names, self._scenes(sensor, places, size_px)[0])]
 
@@ -337,6 +386,9 @@ class Synthetic:
         bits = stream("synthetic", self.config.world, *key).bit_generator
         return np.asarray(bits.random_raw(count)) & PLACES
 
+    def _is_scarce(self, sensor: str) -> bool:
+        return self.config.scarce > 0 and sensor == self.config.target
+
     def _instrument(self, sensor: str) -> Instrument:
         if sensor not in self._instruments:
             raise ValueError(unknown("sensor", sensor, self._instruments))
@@ -359,5 +411,5 @@ class Synthetic:
         return pixels, {name: np.concatenate([m[name] for m in measured]) for name in names}
 
     def _samples(self, sensor: str, names: list[str], pixels: Floats) -> Samples:
-        instrument = SENSORS[sensor]
+        instrument = self._instrument(sensor).sensor
         return Samples(sensor, instrument.bands, instrument.gsd_m, pixels, np.array(names, np.str_))
