@@ -1,6 +1,7 @@
 """The main job from words to a folder: mistakes, one small study read from all sides, real pixels."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,39 @@ def test_the_report_warns_first(outcome: Outcome) -> None:
     body = (outcome.folder / "report.html").read_text(encoding="utf-8").split("<body", 1)[1]
     warning = body.index("Synthetic scenes: this checks the instrument")
     assert warning < body.index(outcome.verdict.sentence[:40])
+
+
+def test_part_runs_branch_off_to_the_weights_they_have_alone(folder: Path) -> None:
+    """In the first store the share runs are done before; in the second the parts branch off."""
+    words = ("sensor=s1", "mix=s1+s2", *SMALL, "budget.seen=360", "replicates=1")
+    ablate(*words, f"out={folder}/c", f"store={folder}/one")
+    weights = []
+    for name in ("one", "two"):
+        outcome = ablate(*words, "parts=true", f"out={folder}/d{name}", f"store={folder}/{name}")
+        runs = json.loads((outcome.folder / "ledger.json").read_text())["runs"]
+        assert (runs["part 0"]["seen"], runs["share 0"]["seen"]) == (180, 360)
+        assert runs["part 0"]["unique_by_sensor"] == {"s1": 30}
+        assert "part" in set(pd.read_parquet(outcome.folder / "scores.parquet")["arm"])
+        assert outcome.verdict.arms["part"]["utility"] is not None
+        weights.append((folder / name / runs["part 0"]["run"] / "weights.safetensors").read_bytes())
+        assert list((folder / name / "unfinished").glob("*")) == []
+    assert weights[0] == weights[1]
+
+
+def test_arms_that_did_not_spend_the_same_are_not_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six steps are too few to end within 2 % of one another in FLOPs."""
+    words = ["sensor=s1", "mix=s1+s2", *SMALL, "budget.match=flops", f"store={folder}/flops"]
+    words += ["replicates=1", f"out={folder}/e"]
+    assert main(words) == 1
+    says = (
+        r"gfmsum: arms differ by \d+\.\d% in flops, more than budget.tolerance=0.02: they are not"
+    )
+    assert re.search(says, capsys.readouterr().err)
+    assert not (folder / "e" / "verdict.json").exists()
+    assert main([*words, "budget.tolerance=0.5"]) == 0
+    assert "FLOPs are matched; samples shown differ by" in capsys.readouterr().out
 
 
 def test_a_second_call_reuses_every_run_and_says_the_same(outcome: Outcome, folder: Path) -> None:

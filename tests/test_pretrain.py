@@ -63,7 +63,7 @@ def test_flops_are_those_of_the_graph() -> None:
 
     options = {"unique": 60, "seen": 150, "batch": 30, "image_px": 8}
     data = MixDataModule(Noise(), MIX, **options)
-    module = Pretraining(initialised(SMALL, 0, 0), steps=5)
+    module = Pretraining(initialised(SMALL, 0, 0), SMALL)
     total = 0.0
     for index, batch in enumerate(data.train_dataloader()):
         views = [(part.pixels, part.bands, part.gsd_m) for part in batch.parts]
@@ -118,16 +118,11 @@ def test_the_floor_takes_no_step() -> None:
     assert all(torch.equal(start[k], v) for k, v in floor.mae.state_dict().items())
 
 
-def test_the_schedule_rises_to_the_peak_and_ends_at_zero() -> None:
-    module = Pretraining(initialised(SMALL, 0, 0), steps=100, warmup=0.1)
-    rates = [module.rate(step) for step in range(100)]
-    assert max(rates) == pytest.approx(1, abs=0.01) and rates.index(max(rates)) in (9, 10)
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[-1] == pytest.approx(0, abs=1e-9)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    with pytest.raises(ValueError, match=r"loss is nan at step 0 .*lower budget.learning_rate"):
+    with pytest.raises(
+        ValueError,
+        match=r"loss is nan at step 0 on s1.*\(samples s1/\d+.*lower budget.learning_rate",
+    ):
         pretrain(run(), Broken())
 
 

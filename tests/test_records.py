@@ -22,6 +22,7 @@ RUN = Run.of(Arm(Role.MIX, MIX, MIX.sensors), MICRO, {"source": "x"}, seed=0, re
         replace(RUN, recipe=RUN.recipe + 1),
         replace(RUN, data={"source": "y"}),
         replace(RUN, sees=("s1",)),
+        replace(RUN, fraction=Fraction(1, 2)),
         replace(RUN, assignment=Mix.equal(["s1", "naip"])),
         replace(RUN, assignment=Mix((("s1", Fraction(1, 3)), ("s2", Fraction(2, 3))))),
         replace(RUN, budget=replace(MICRO, seen=MICRO.seen + 60)),
@@ -58,6 +59,7 @@ def test_plain_gives_json_types() -> None:
         "role": "share",
         "assignment": {"shares": [["s1", "1/2"], ["s2", "1/2"]]},
         "sees": ["s1"],
+        "fraction": "1",
     }
 
 

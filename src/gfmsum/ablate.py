@@ -26,9 +26,11 @@ target's tasks; and says more, less, equal or undecided.
   sensor=s1           the target: s1, s2, landsat, naip or modis
   mix=all             what the mixed arm sees: all, s1+s2, all-s1, s1:3+s2:1 (shares), or the
                       shares of published corpora, clay and dofa: clay-linz without what is missing
-  data=synthetic      procedural scenes, which check the instrument; or
+  data=synthetic      procedural scenes, which check the instrument; data.control=alias, harm or help
+                      makes a world in which the sign of an effect is known; or
   data=local          a folder of real pixels with an index.json:  data.root=FOLDER
-  budget=tiny         what each arm may spend: tiny, or micro (seconds per run)
+  budget=tiny         what each arm may spend: micro (seconds per run), tiny, small, base or large;
+                      python -m gfmsum.budget prints them. budget.match=flops ends runs at equal FLOPs
   replicates=3        independent pretrainings of each arm
   seed=0              of everything random
   margin=0.01         utility within which arms count as equal
@@ -37,6 +39,10 @@ target's tasks; and says more, less, equal or undecided.
   device=auto         auto, cpu or cuda
   jobs=0              runs at a time; 0: one per CPU core, or one on a GPU
   threads=1           CPU threads of each run
+  parts=false         whether to pretrain the part arm too (a share of samples and compute), for Ψ
+  devices=1           of each run; strategy=auto accumulate=1 recompute=false are Lightning's strategy,
+                      slices of a batch, and activations computed anew to save memory
+  checkpoint_s=60     seconds between checkpoints, from which a run that was stopped goes on
 
 Fields of the groups are set with dots: budget.seen=30000 budget.model.depth=6 data.world=1
 Words follow Hydra's grammar. --cfg prints the resolved configuration and stops; --help this text.
@@ -56,7 +62,7 @@ class Progress:
         from gfmsum.job import missing
 
         self.jobs = jobs
-        trained = [job.run.budget.seen if job.run and missing(job)[0] else 0 for job in jobs]
+        trained = [sum(run.seen for run in missing(job)[0]) for job in jobs]
         # Probing has to be paid for too: a tenth of a run, so that the time left is fair.
         probing = max(200, max(trained) // 10)
         self.costs = [cost + probing for cost in trained]
@@ -133,12 +139,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
     from gfmsum.engine import EngineError
+    from gfmsum.study import UnmatchedError
     from gfmsum.verdict import table
 
     say(study)
     try:
         outcome = conduct(study, show)
-    except EngineError as error:
+    except (EngineError, UnmatchedError) as error:
         print(f"gfmsum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
+
+from gfmsum.sensors import unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,18 @@ class Architecture:
         )
 
 
+class Currency(StrEnum):
+    """In what arms are matched: each may spend the same amount of it."""
+
+    SAMPLES = "samples"  # images shown, repeats included
+    FLOPS = "flops"  # of forward and backward
+    TOKENS = "tokens"  # that enter the encoder's trunk
+
+
+REFERENCE_BANDS = 6
+"""Of the images in whose FLOPs a budget is reckoned, where it does not name its FLOPs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What an arm may spend, the same for every arm of a study."""
@@ -76,7 +91,12 @@ class Budget:
     batch: int  # samples in an optimiser step, over all sensors
     model: Architecture
     learning_rate: float = 2e-3  # peak, of AdamW
-    warmup: float = 0.1  # share of the samples seen
+    warmup: float = 0.1  # share of what may be spent until the peak is reached
+    decay: float = 0.5  # last share of what a run spends, in which the rate falls to zero
+    match: str = "samples"  # the currency that ends a run: samples, flops or tokens
+    flops: float = 0.0  # for match=flops; 0: what `seen` images of six bands cost
+    tolerance: float = 0.02  # by which arms may differ in the matched currency
+    precision: str = "fp32"  # or bf16, with weights in fp32
 
     def __post_init__(self) -> None:
         if self.unique < 0 or self.seen < 0 or self.batch < 1:
@@ -89,44 +109,98 @@ class Budget:
                 f"budget {self.name}: seen={self.seen} does not pay for one step of "
                 f"batch={self.batch}; raise seen or lower batch"
             )
-        if not 0 <= self.warmup < 1 or not self.learning_rate > 0:
+        if not 0 <= self.warmup < 1 or not 0 <= self.decay <= 1 or not self.learning_rate > 0:
             raise ValueError(
-                f"budget {self.name}: warmup={self.warmup} must lie in [0, 1) and "
-                f"learning_rate={self.learning_rate} above 0"
+                f"budget {self.name}: warmup={self.warmup} must lie in [0, 1), decay={self.decay} "
+                f"in [0, 1] and learning_rate={self.learning_rate} above 0"
+            )
+        if self.match not in list(Currency):
+            raise ValueError(unknown("match", self.match, map(str, Currency)))
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(unknown("precision", self.precision, ("fp32", "bf16")))
+        if not self.flops >= 0 or not 0 < self.tolerance < 1:
+            raise ValueError(
+                f"budget {self.name}: flops={self.flops} must be at least 0 and "
+                f"tolerance={self.tolerance} between 0 and 1"
             )
 
     @property
+    def allowed(self) -> float:
+        """How much of the matched currency an arm may spend."""
+        match Currency(self.match):
+            case Currency.SAMPLES:
+                return self.seen
+            case Currency.TOKENS:
+                return self.seen * self.model.visible
+            case Currency.FLOPS:
+                return self.flops or self.seen * self.model.flops(REFERENCE_BANDS)
+
+    @property
     def steps(self) -> int:
+        """Optimiser steps of an arm that is matched in samples."""
         # Rounded down: an arm that overspends by one step is no longer a fair comparison.
         return self.seen // self.batch
 
+    def rate(self, spent: float, end: float = 1.0) -> float:
+        """Share of the peak learning rate: a linear rise, a plateau, and a linear fall to zero.
+
+        Args:
+            spent: share of what may be spent, at a step's middle.
+            end: the share at which the run ends, below 1 for an arm with a part of the budget. Until
+                its fall begins, it takes the very steps of a run with the whole.
+        """
+        rise = spent / self.warmup if self.warmup else 1.0
+        fall = (end - spent) / (end * self.decay) if self.decay else 1.0
+        return max(0.0, min(1.0, rise, fall))
+
     def nothing(self) -> Budget:
         """The floor's budget: the same model, untrained."""
-        return replace(self, unique=0, seen=0)
+        return replace(self, unique=0, seen=0, flops=0.0)
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What a run did spend. Times are of this machine; everything else is exact."""
+    """What a run did spend. Times, memory and energy are of its machine; everything else is exact."""
 
     steps: int = 0
     seen: int = 0  # samples shown, repeats included
     seen_by_sensor: dict[str, int] = field(default_factory=dict)
-    unique_by_sensor: dict[str, int] = field(default_factory=dict)
+    unique_by_sensor: dict[str, int] = field(default_factory=dict)  # locations too: one sensor each
     encoder_tokens: int = 0
     decoder_tokens: int = 0
     flops: float = 0.0  # forward and backward, counted from the real graph
     seconds: float = 0.0
+    device_seconds: float = 0.0  # of the CPU's cores or of the GPU
+    peak_bytes: int = 0  # of the process, or of the GPU's memory
+    joules: float | None = None  # where the machine lets it be read
     device: str = ""
 
     @property
     def unique(self) -> int:
         return sum(self.unique_by_sensor.values())
 
+    def spent(self, currency: str) -> float:
+        """How much of a currency."""
+        amounts = {
+            Currency.SAMPLES: self.seen,
+            Currency.FLOPS: self.flops,
+            Currency.TOKENS: self.encoder_tokens,
+        }
+        return amounts[Currency(currency)]
+
 
 TINY = Architecture(
     width=128, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=2,
     image_px=32, patch_px=4,
+)  # fmt: skip
+
+_SMALL = Architecture(
+    width=384, depth=12, heads=6, decoder_width=192, decoder_depth=4, decoder_heads=6,
+    image_px=96, patch_px=16,
+)  # fmt: skip
+_BASE = Architecture(
+    width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8, decoder_heads=16,
+    image_px=224, patch_px=16, code_width=128,
 )  # fmt: skip
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
@@ -135,9 +209,75 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
         # replicate. 20 holds equal mixes of one, two, four and five sensors exactly in every step.
         "micro": Budget("micro", unique=240, seen=1_200, batch=20, model=TINY),
         "tiny": Budget("tiny", unique=4_080, seen=12_000, batch=20, model=TINY),
+        "small": Budget(
+            "small", unique=120_000, seen=2_400_000, batch=240, model=_SMALL, learning_rate=1e-3
+        ),
+        "base": Budget(
+            "base", unique=1_200_000, seen=60_000_000, batch=960, model=_BASE,
+            learning_rate=6e-4, warmup=0.05, precision="bf16",
+        ),
+        "large": Budget(
+            "large", unique=12_000_000, seen=240_000_000, batch=1_920,
+            model=replace(_BASE, width=1024, depth=24, heads=16),
+            learning_rate=6e-4, warmup=0.05, precision="bf16",
+        ),
     }
-)
-"""Presets, every field of which can be overridden.
+)  # fmt: skip
+"""Presets, every field of which can be overridden; ``python -m gfmsum.budget`` prints them as a table.
 
-``micro`` proves that the path works, in seconds per run; ``tiny`` fits a laptop's lunch break.
+``micro`` proves that the path works, in seconds per run; ``tiny`` fits a laptop's lunch break; the others are
+ViT-S, ViT-B and ViT-L of 16-pixel patches for one GPU and for many.
 """
+
+MEASURED: Mapping[str, str] = MappingProxyType(
+    {"micro": "6 s on a core of an AMD EPYC", "tiny": "50 s on a core of an AMD EPYC"}
+)
+GPU_FLOPS = 0.4 * 989e12
+"""Of an H100 in bf16: the published peak without sparsity, of which well-kept training reaches 40 %."""
+
+
+def table() -> str:
+    """The presets: model, image, samples, steps, FLOPs of a run and the time it is expected to take."""
+    rows: list[tuple[str, ...]] = [
+        (
+            "budget",
+            "model",
+            "image",
+            "unique",
+            "seen",
+            "steps",
+            "batch",
+            "FLOPs",
+            "a run takes about",
+        )
+    ]
+    for name, budget in BUDGETS.items():
+        model = budget.model
+        flops = budget.seen * model.flops(REFERENCE_BANDS)
+        seconds = flops / GPU_FLOPS
+        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 3600:.2g} h"
+        reckoned = f"{time} on an H100 (reckoned at 40 % of its peak)"
+        rows.append(
+            (
+                name,
+                f"{model.width} x {model.depth}, patch {model.patch_px}",
+                f"{model.image_px} px",
+                *(
+                    f"{number:,}"
+                    for number in (budget.unique, budget.seen, budget.steps, budget.batch)
+                ),
+                f"{flops:.1e}",
+                MEASURED.get(name, reckoned),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    note = f"FLOPs: forward and backward, images of {REFERENCE_BANDS} bands, matrix products only."
+    return "\n".join([*lines, "", note])
+
+
+if __name__ == "__main__":
+    print(table())

@@ -82,6 +82,23 @@ DATA: Mapping[str, type[SyntheticConfig | LocalConfig]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run is carried out: where, how fast and how safely; its weights do not depend on it.
+
+    They are the same bit for bit on one kind of device; other kinds and numbers of devices, or another
+    accumulation, add up in another order.
+    """
+
+    device: str = "cpu"  # auto, cpu or cuda
+    devices: int = 1
+    strategy: str = "auto"  # as Lightning's: ddp, fsdp, ...; auto is ddp for several devices
+    threads: int = 1  # of the CPU, in each process
+    accumulate: int = 1  # slices that a device takes a step's images in
+    recompute: bool = False  # activations in the backward pass: slower, in less memory
+    checkpoint_s: float = 60.0  # seconds between checkpoints
+
+
+@dataclass(frozen=True, slots=True)
 class AblationConfig:
     """One study: whose tasks are probed, what the mixed arm sees, and what each arm may spend."""
 
@@ -90,16 +107,25 @@ class AblationConfig:
     replicates: int = 3  # independent pretrainings of each arm
     seed: int = 0
     margin: float = 0.01  # utility within which arms count as equal; 0.01 is one point
+    parts: bool = False  # whether to pretrain the part arm too, which Ψ needs
     out: str = ""  # folder of the results; under runs/ if empty
     store: str = "runs/store"  # folder of finished runs, shared by studies
     device: str = "auto"  # auto, cpu or cuda
     jobs: int = 0  # runs at a time; 0: one per CPU core, or one on a GPU
     threads: int = 1  # CPU threads of each run
+    devices: int = 1  # of each run
+    strategy: str = "auto"  # of several devices, as Lightning's: ddp, fsdp, ...
+    accumulate: int = 1  # slices that a device takes a step's images in
+    recompute: bool = False  # activations in the backward pass: slower, in less memory
+    checkpoint_s: float = 60.0  # seconds between checkpoints of a run
     data: SyntheticConfig | LocalConfig = field(default_factory=SyntheticConfig)
     budget: Budget = field(default_factory=lambda: BUDGETS["tiny"])
 
     def __post_init__(self) -> None:
-        for name, least in (("replicates", 1), ("seed", 0), ("jobs", 0), ("threads", 1)):
+        for name, least in (
+            ("replicates", 1), ("seed", 0), ("jobs", 0), ("threads", 1), ("devices", 1),
+            ("accumulate", 1), ("checkpoint_s", 0),
+        ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
         if not 0 < self.margin < 1:
@@ -122,8 +148,13 @@ class AblationConfig:
 
     def question(self) -> dict[str, Any]:
         """What decides the numbers: everything but where and how fast."""
-        here = ("out", "store", "device", "jobs", "threads")
+        here = {"out", "store", "jobs", *(item.name for item in fields(Execution))}
         return {name: value for name, value in plain(self).items() if name not in here}
+
+    @property
+    def execution(self) -> Execution:
+        """How each run is carried out."""
+        return Execution(**{item.name: getattr(self, item.name) for item in fields(Execution)})
 
 
 def load(words: Sequence[str]) -> AblationConfig:
@@ -235,7 +266,7 @@ def _scalar(value: object, wanted: type, name: str) -> object:
         return str(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, wanted) and not isinstance(value, bool):
+    if isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
         return value
-    words = {int: "a whole number", float: "a number", str: "text"}
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise ConfigError(f"{name}={value!r} must be {words[wanted]}")

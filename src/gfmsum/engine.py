@@ -75,7 +75,7 @@ def run_here(
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(
-        at_once, context, initializer=_start, initargs=(messages, jobs[0].threads)
+        at_once, context, initializer=_start, initargs=(messages, jobs[0].execution.threads)
     )
     try:
         pending = {pool.submit(_work, i, job): i for i, job in enumerate(jobs)}

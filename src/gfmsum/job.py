@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from gfmsum.config import LocalConfig, SyntheticConfig
-from gfmsum.records import Run, Score, fingerprint, plain
+from gfmsum.config import Execution, LocalConfig, SyntheticConfig
+from gfmsum.records import Role, Run, Score, fingerprint, plain
 from gfmsum.store import Store
 
 type Tell = Callable[[int], None]
@@ -21,6 +22,7 @@ class Job:
     """What a worker needs to know; ``run`` is None for the baselines, which train nothing."""
 
     run: Run | None
+    part: Run | None  # a run with a part of the budget, which branches off from it
     label: str  # "mix 2": the arm and replicate it is done for
     sensor: str  # the target whose tasks are probed
     key: str  # names the probed tasks, see :func:`probe_key`
@@ -28,8 +30,12 @@ class Job:
     store: Path
     study: str  # name of the study, the group of tracked runs
     out: Path  # the study's folder
-    device: str
-    threads: int
+    execution: Execution
+
+    @property
+    def runs(self) -> list[Run]:
+        """To be carried out one after another."""
+        return [run for run in (self.run, self.part) if run is not None]
 
 
 def probe_key(sensor: str, data: SyntheticConfig | LocalConfig, identity: object) -> str:
@@ -39,12 +45,13 @@ def probe_key(sensor: str, data: SyntheticConfig | LocalConfig, identity: object
     return f"{sensor}-{fingerprint({'data': here, 'identity': identity, 'protocol': 1})}"
 
 
-def missing(job: Job) -> tuple[bool, bool]:
-    """Whether the run, and whether its scores, still have to be made."""
+def missing(job: Job) -> tuple[list[Run], list[Run | None]]:
+    """The runs, and those with scores, that still have to be made; None stands for the baselines."""
     store = Store(job.store)
+    probed: list[Run | None] = list(job.runs) or [None]
     return (
-        job.run is not None and not store.has(job.run),
-        not store.has_probes(job.run, job.key),
+        [run for run in job.runs if not store.has(run)],
+        [run for run in probed if not store.has_probes(run, job.key)],
     )
 
 
@@ -52,65 +59,99 @@ def carry_out(job: Job, tell: Tell = lambda seen: None) -> None:
     """Do what is missing of a job; results are in the store when this returns."""
     import torch
 
+    torch.set_num_threads(job.execution.threads)
+    store, (untrained, unprobed) = Store(job.store), missing(job)
+    if not job.runs and unprobed:
+        _baselines(store, job)
+    before = 0
+    for run in job.runs:
+        if run in untrained or run in unprobed:
+            _train_and_probe(store, job, run, _after(before, tell))
+        before += run.seen if run in untrained else 0
+    for run in job.runs:  # not before the part, which starts from what the trunk keeps
+        shutil.rmtree(store.checkpoints(run), ignore_errors=True)
+
+
+def _after(before: int, tell: Tell) -> Tell:
+    """Tell of samples on top of those that earlier runs have shown."""
+    return lambda seen: tell(before + seen)
+
+
+def _baselines(store: Store, job: Job) -> None:
     from gfmsum.data.sources import open_source
-    from gfmsum.probe.features import BASELINES, encoded
+    from gfmsum.probe.features import BASELINES
     from gfmsum.probe.fit import probe
 
-    torch.set_num_threads(job.threads)
-    store, source = Store(job.store), open_source(job.data)
-    pretrain_it, probe_it = missing(job)
-    if job.run is None:
-        if probe_it:
-            results = []
-            for task in source.tasks(job.sensor):
-                items = source.labelled(task, 32)
-                for name, features in BASELINES.items():
-                    score, frame = probe(features, items)
-                    results.append((replace(score, arm=name), frame.assign(arm=name)))
-            _keep(store, job, results)
-        return
-    if not pretrain_it and not probe_it:
-        return
+    source, results = open_source(job.data), []
+    for task in source.tasks(job.sensor):
+        items = source.labelled(task, 32)
+        for name, features in BASELINES.items():
+            score, frame = probe(features, items)
+            results.append((replace(score, arm=name), frame.assign(arm=name)))
+    _keep(store, job, None, results)
 
+
+def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
+    import torch
+
+    from gfmsum.data.sources import open_source
     from gfmsum.pretrain import initialised, pretrain
+    from gfmsum.probe.features import encoded
+    from gfmsum.probe.fit import probe
     from gfmsum.track import track
 
-    run, device = job.run, _device(job.device)
-    kind = "pretrain" if pretrain_it else "probe"
+    source = open_source(job.data)
+    execution = replace(job.execution, device=_device(job.execution.device))
+    replicate = job.label.partition(" ")[2]
+    label = job.label if run is job.run else f"{Role.PART} {replicate}"
+    kind = "probe" if store.has(run) else "pretrain"
     with track(
-        f"{job.label} {job.sensor}" if kind == "probe" else job.label,
+        f"{label} {job.sensor}" if kind == "probe" else label,
         group=job.study,
         kind=kind,
         config={**plain(run), "fingerprint": run.fingerprint, "probed": job.sensor},
         folder=job.out,
     ) as tracked:
-        if pretrain_it:
+        if not store.has(run):
 
             def step(done: int, metrics: dict[str, float]) -> None:
                 tracked.log(metrics)
                 tell(int(metrics["samples_seen"]))
 
-            done = pretrain(run, source, device=device, tell=step)
+            whole = job.run is not None and run is job.run
+            done = pretrain(
+                run,
+                source,
+                execution=execution,
+                checkpoints=store.checkpoints(run),
+                branch=job.part.fraction
+                if whole and job.part and not store.has(job.part)
+                else None,
+                trunk=store.checkpoints(job.run) if job.run and not whole else None,
+                tell=step,
+            )
             curve = pd.DataFrame(done.curve, columns=["step", "seen", "sensor", "loss"])
             weights = {name: value.numpy() for name, value in done.mae.state_dict().items()}
             store.save(run, weights, asdict(done.ledger), curve, done.pictures)
             tracked.summarise({f"ledger/{k}": v for k, v in asdict(done.ledger).items()})
-        if probe_it:
+        if not store.has_probes(run, job.key):
             mae = initialised(run.budget, run.seed, run.replicate)
             mae.load_state_dict({k: torch.from_numpy(v) for k, v in store.weights(run).items()})
-            features = encoded(mae.encoder, device)
+            features = encoded(mae.encoder, execution.device)
             results = [
                 probe(features, source.labelled(task, run.budget.model.image_px))
                 for task in source.tasks(job.sensor)
             ]
-            _keep(store, job, results)
+            _keep(store, job, run, results)
             tracked.summarise({f"{score.task}/{score.metric}": score.value for score, _ in results})
 
 
-def _keep(store: Store, job: Job, results: list[tuple[Score, pd.DataFrame]]) -> None:
+def _keep(
+    store: Store, job: Job, run: Run | None, results: list[tuple[Score, pd.DataFrame]]
+) -> None:
     scores = pd.DataFrame([asdict(score) for score, _ in results])
     predictions = pd.concat([frame for _, frame in results], ignore_index=True)
-    store.save_probes(job.run, job.key, scores, predictions)
+    store.save_probes(run, job.key, scores, predictions)
 
 
 def _device(wanted: str) -> str:

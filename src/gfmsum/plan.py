@@ -7,7 +7,7 @@
   pilot=PATH        a finished study's folder or verdict.json, or a folder with scores.parquet:
                     its variance is used. Without: each arm's seed SD is 0.006 to 0.010
   target=s1         sensor whose tasks the pilot scored, if its scores hold several
-  budget=tiny       what each run may spend: tiny, or micro; default that of the ledger
+  budget=tiny       what each run may spend, see python -m gfmsum.budget; default that of the ledger
   ledger=PATH       a study's ledger.json, for FLOPs and hours; default the one in the pilot's folder
   confidence=0.95   of the verdict's intervals
 

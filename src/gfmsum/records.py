@@ -37,6 +37,7 @@ class Arm:
     role: Role
     assignment: Mix
     sees: tuple[str, ...]
+    fraction: Fraction = Fraction(1)  # of the budget's currency
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Run:
     data: Mapping[str, Any]  # the data source's identity, JSON types only; empty for the floor
     seed: int
     replicate: int
-    recipe: int = 2  # raised when a change of code changes weights
+    fraction: Fraction = Fraction(1)  # of what the budget allows
+    recipe: int = 3  # raised when a change of code changes weights
 
     @classmethod
     def of(
@@ -62,7 +64,12 @@ class Run:
         """The run of ``arm`` in one replicate."""
         if not arm.sees:  # no data, no steps: what the mix would have been does not matter
             return cls(Mix(()), (), budget.nothing(), {}, seed, replicate)
-        return cls(arm.assignment, arm.sees, budget, data, seed, replicate)
+        return cls(arm.assignment, arm.sees, budget, data, seed, replicate, arm.fraction)
+
+    @property
+    def seen(self) -> int:
+        """Samples it shows, if arms are matched in samples; about as many if in something else."""
+        return int(self.fraction * self.budget.seen)
 
     @property
     def fingerprint(self) -> str:

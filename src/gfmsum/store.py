@@ -34,6 +34,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name on nothing
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -73,6 +75,10 @@ class Store:
 
     def folder(self, run: Run) -> Path:
         return self.root / run.fingerprint
+
+    def checkpoints(self, run: Run) -> Path:
+        """Where the states of a run that has not ended lie."""
+        return self.root / "unfinished" / run.fingerprint
 
     def has(self, run: Run) -> bool:
         return self.folder(run).is_dir()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gfmsum import engine
-from gfmsum.budget import BUDGETS
+from gfmsum.budget import BUDGETS, Currency, Ledger
 from gfmsum.config import AblationConfig, ConfigError
 from gfmsum.data.sample import Source
 from gfmsum.data.sources import open_source
@@ -44,6 +45,10 @@ class Outcome:
     verdict: Verdict
     caveats: tuple[str, ...]  # to be read before the verdict, the gravest first
     folder: Path
+
+
+class UnmatchedError(RuntimeError):
+    """Arms did not spend the same; the message says by how much."""
 
 
 type Watch = Callable[[list[Job]], AbstractContextManager[Watcher]]
@@ -77,8 +82,12 @@ class Study:
     def jobs(self) -> list[Job]:
         """One job per distinct run and one for the baselines, the longest first."""
         labels: dict[str, tuple[str, Run]] = {}
+        parts: dict[str, Run] = {}
         for (role, replicate), run in self.runs.items():
-            labels.setdefault(run.fingerprint, (f"{role} {replicate}", run))
+            if role is Role.PART:  # branches off from the share run
+                parts[self.runs[Role.SHARE, replicate].fingerprint] = run
+            else:
+                labels.setdefault(run.fingerprint, (f"{role} {replicate}", run))
         ordered = sorted(
             labels.values(), key=lambda item: (-item[1].budget.seen, -len(item[1].sees))
         )
@@ -86,6 +95,7 @@ class Study:
         return [
             Job(
                 run=run,
+                part=parts.get(run.fingerprint) if run and run.sees else None,
                 label=label,
                 sensor=self.config.sensor,
                 key=self.key,
@@ -93,8 +103,7 @@ class Study:
                 store=Path(self.config.store),
                 study=self.name,
                 out=self.out,
-                device=self.config.device,
-                threads=self.config.threads,
+                execution=self.config.execution,
             )
             for label, run in runs
         ]
@@ -133,12 +142,15 @@ def plan(config: AblationConfig) -> Study:
             f"mix={config.mix} holds only the target {target!r}: there is nothing to compare; "
             "add a sensor, or use mix=all"
         )
-    arms = (
+    arms = [
         Arm(Role.SOLO, Mix.equal([target]), (target,)),
         Arm(Role.SHARE, mix, (target,) if mix.share(target) else ()),
         Arm(Role.MIX, mix, mix.sensors),
         Arm(Role.FLOOR, Mix(()), ()),
-    )
+    ]
+    if config.parts:
+        share = mix.share(target)
+        arms.append(Arm(Role.PART, mix, (target,) if share else (), share or Fraction(1)))
     identity = dict(source.identity)
     runs = {
         (arm.role, replicate): Run.of(arm, config.budget, identity, config.seed, replicate)
@@ -163,12 +175,14 @@ def conduct(study: Study, watch: Watch) -> Outcome:
 
     Raises:
         EngineError: when a run fails; finished runs are kept for the next call.
+        UnmatchedError: when arms did not spend the same.
     """
     from gfmsum.report import render
 
     jobs = study.jobs()
     todo = [job for job in jobs if any(missing(job))]
-    reused = {job.run.fingerprint for job in jobs if job.run and not missing(job)[0]}
+    new = {run.fingerprint for job in todo for run in missing(job)[0]}
+    reused = {run.fingerprint for job in jobs for run in job.runs} - new
     # The question, the margin and the ends of the tasks' scales are on disk before the first run.
     write_text(study.out / "config.yaml", config_yaml(study))
     recorded = record(study)
@@ -177,6 +191,7 @@ def conduct(study: Study, watch: Watch) -> Outcome:
         with watch(todo) as watcher:
             for index in engine.run_here(todo, at_once, watcher.progress):
                 watcher.done(index)
+    check_matched(study)
     scores, predictions = collect(study)
     verdict = judge(scores, study.design, predictions, recorded)
     notes = caveats(study)
@@ -327,6 +342,29 @@ def spent(study: Study) -> dict[Role, dict[str, Any]]:
     }
 
 
+def differ(ledgers: Mapping[Role, Mapping[str, Any]], currency: Currency) -> float:
+    """How much more the compared arm that spent most spent than the one that spent least."""
+    spent = [Ledger(**ledgers[role]).spent(currency) for role in (Role.SOLO, Role.SHARE, Role.MIX)]
+    spent = [
+        amount for amount in spent if amount
+    ]  # a share arm whose mix lacks the target: nothing
+    return max(spent) / min(spent) - 1
+
+
+def check_matched(study: Study) -> None:
+    """Refuse to compare arms that did not spend the same.
+
+    Raises:
+        UnmatchedError: if they differ by more than the budget tolerates.
+    """
+    budget = study.config.budget
+    if (apart := differ(spent(study), Currency(budget.match))) > budget.tolerance:
+        raise UnmatchedError(
+            f"arms differ by {apart:.1%} in {budget.match}, more than budget.tolerance="
+            f"{budget.tolerance}: they are not comparable; spend more steps, or tolerate it"
+        )
+
+
 def caveats(study: Study) -> list[str]:
     """What a reader must know before the verdict, the gravest first."""
     ledger = spent(study)
@@ -344,13 +382,17 @@ def caveats(study: Study) -> list[str]:
                     f"Not a matched comparison: the {role} arm wants {count} samples of {sensor}, "
                     f"but only {held} exist; each was shown {seen / held:.0f} times on average."
                 )
-    flops = [ledger[role]["flops"] for role in (Role.SOLO, Role.SHARE, Role.MIX)]
-    flops = [value for value in flops if value]
-    if max(flops) / min(flops) > 1.05:
-        notes.append(
-            f"Samples are matched; compute differs by {max(flops) / min(flops) - 1:.0%} between "
-            "arms, because sensors have different numbers of bands."
-        )
+    matched = Currency(budget.match)
+    for currency, name in ((Currency.SAMPLES, "samples"), (Currency.FLOPS, "compute")):
+        apart = differ(ledger, currency)
+        if currency is not matched and apart > 0.01:
+            notes.append(
+                f"{str(matched).capitalize()} are matched; {name} differs by {apart:.0%} between "
+                "arms, because sensors have different numbers of bands."
+                if currency is Currency.FLOPS
+                else f"FLOPs are matched; samples shown differ by {apart:.0%} between arms, because "
+                "sensors have different numbers of bands."
+            )
     for name, kind in study.source.unsupported(study.config.sensor):
         notes.append(f"Not probed: {name}, for there is no probe of kind {kind} yet.")
     return notes

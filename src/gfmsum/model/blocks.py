@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
-from torch import nn
+from torch import Tensor, nn
 
 _FOCUS = 1.6  # of queries and keys: at 1, some seeds stayed on the plateau for most of a short run
 
@@ -38,3 +39,15 @@ def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
         rows[:width] *= _FOCUS
         rows[width : 2 * width] = rows[:width]
     return nn.Sequential(*stack)
+
+
+def run_blocks(stack: nn.Sequential, tokens: Tensor, recompute: bool) -> Tensor:
+    """The blocks one after another: float (b, n, d) to float (b, n, d).
+
+    Args:
+        recompute: keep only what goes between blocks for the backward pass.
+    """
+    if recompute and tokens.requires_grad:
+        out: Tensor = checkpoint_seq(stack, tokens, use_reentrant=False)
+        return out
+    return stack(tokens)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandEmbedding
-from gfmsum.model.blocks import blocks
+from gfmsum.model.blocks import blocks, run_blocks
 from gfmsum.sensors import Band
 
 _WAVELENGTHS_M = (2.0, 200_000.0)  # of the position code: from an aerial patch to a MODIS image
@@ -92,6 +92,7 @@ class Encoder(nn.Module):
         self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width)
         self.blocks = blocks(model.width, model.depth, model.heads)
         self.norm = nn.LayerNorm(model.width)
+        self.recompute = False  # what blocks computed, in the backward pass: slower, in less memory
 
     def tokens(
         self,
@@ -123,7 +124,7 @@ class Encoder(nn.Module):
 
     def trunk(self, tokens: Tensor) -> Tensor:
         """The transformer: float (b, v, d) to float (b, v, d), normed."""
-        out: Tensor = self.norm(self.blocks(tokens))
+        out: Tensor = self.norm(run_blocks(self.blocks, tokens, self.recompute))
         return out
 
     def forward_features(

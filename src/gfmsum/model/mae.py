@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandPrediction
-from gfmsum.model.blocks import blocks, linear
+from gfmsum.model.blocks import blocks, linear, run_blocks
 from gfmsum.model.encoder import Encoder, ground_positions, patchify, unpatchify
 from gfmsum.sensors import Band
 
@@ -67,7 +67,13 @@ class MaskedAutoencoder(nn.Module):
         noise = torch.rand(images, patches, generator=rng)
         return noise.argsort(dim=1)[:, :keep].sort(dim=1).values
 
-    def forward(self, views: Sequence[View], rng: torch.Generator) -> list[Tensor]:
+    def forward(
+        self,
+        views: Sequence[View],
+        rng: torch.Generator,
+        rows: Sequence[int] | None = None,
+        of: int | None = None,
+    ) -> list[Tensor]:
         """The reconstruction error of each image, view by view.
 
         Images are embedded and predicted per view; the trunk and the decoder run once on all.
@@ -75,12 +81,13 @@ class MaskedAutoencoder(nn.Module):
         Args:
             views: one or more kinds of images, all of one size.
             rng: draws the masks, on the CPU so that every device draws the same.
+            rows: which of the ``of`` masks drawn are for these images; all of them, in order, if None.
 
         Returns:
             For each view float32 (b,): squared error over its hidden patches, in units of each
             band group's variance.
         """
-        predicted, hidden, targets = self._predict(views, rng)
+        predicted, hidden, targets = self._predict(views, rng, rows, of)
         errors = []
         for guess, mask, (patches, bands) in zip(predicted, hidden, targets, strict=True):
             mean, deviation = group_statistics(patches, bands)
@@ -108,7 +115,11 @@ class MaskedAutoencoder(nn.Module):
         return unpatchify(filled, h, w, patch_px), unpatchify(where, h, w, patch_px)
 
     def _predict(
-        self, views: Sequence[View], rng: torch.Generator
+        self,
+        views: Sequence[View],
+        rng: torch.Generator,
+        rows: Sequence[int] | None = None,
+        of: int | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Sequence[Band]]]]:
         """Predictions (b, n, c, p), masks (b, n) and target patches of every view."""
         patch_px = self.model.patch_px
@@ -119,7 +130,8 @@ class MaskedAutoencoder(nn.Module):
         grid = (h // patch_px, w // patch_px)
         counts = [len(pixels) for pixels, _, _ in views]
         device = views[0][0].device
-        visible = self.choose_visible(sum(counts), grid[0] * grid[1], rng).to(device)
+        visible = self.choose_visible(of or sum(counts), grid[0] * grid[1], rng)
+        visible = (visible if rows is None else visible[list(rows)]).to(device)
 
         targets, embedded = [], []
         for (pixels, bands, gsd_m), chosen in zip(views, torch.split(visible, counts), strict=True):
@@ -136,7 +148,8 @@ class MaskedAutoencoder(nn.Module):
             ground_positions(*grid, gsd_m * patch_px, width).to(device).expand(count, -1, -1)
             for (_, _, gsd_m), count in zip(views, counts, strict=True)
         ]
-        decoded = self.decoder_norm(self.decoder(tokens + torch.cat(positions)))
+        tokens = tokens + torch.cat(positions)
+        decoded = self.decoder_norm(run_blocks(self.decoder, tokens, self.encoder.recompute))
         predicted = [
             self.prediction(part, bands)
             for part, (_, bands, _) in zip(torch.split(decoded, counts), views, strict=True)
