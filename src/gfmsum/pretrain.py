@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfmsum.budget import Budget, Currency, Ledger
+from gfmsum.budget import Architecture, Budget, Currency, Ledger
 from gfmsum.checkpoint import Checkpoints
 from gfmsum.config import Execution
 from gfmsum.data.modules import Batch, Kind, MixDataModule
@@ -41,6 +41,27 @@ def initialised(budget: Budget, seed: int, replicate: int) -> MaskedAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(stream(seed, replicate, "init").integers(2**62)))
         return MaskedAutoencoder(budget.model)
+
+
+_PRICES: dict[tuple[Architecture, tuple[Band, ...], float], tuple[float, float]] = {}
+"""What has been counted: a process carries out many runs, and counting takes as long as many steps."""
+
+
+def count_flops(mae: MaskedAutoencoder, kind: Kind) -> tuple[float, float]:
+    """FLOPs of a training step on images of one kind, from the real graph: per step, and per image.
+
+    Counted on a step with one and one with two images; everything but the generated kernels grows with
+    their number.
+    """
+    side, counts = mae.model.image_px, []
+    device = next(mae.parameters()).device
+    for images in (1, 2):
+        pixels = torch.zeros(images, len(kind.bands), side, side, device=device)
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+            errors = mae([(pixels, kind.bands, kind.gsd_m)], torch.Generator())
+            torch.autograd.grad(errors[0].sum(), list(mae.parameters()), allow_unused=True)
+        counts.append(float(counter.get_total_flops()))
+    return 2 * counts[0] - counts[1], counts[1] - counts[0]
 
 
 class Pretraining(L.LightningModule):
@@ -68,7 +89,6 @@ class Pretraining(L.LightningModule):
         self.curve: Curve = []
         self.ledger = Ledger()
         self.started: dict[str, Any] | None = None  # an optimiser's state to go on from
-        self._prices: dict[tuple[tuple[Band, ...], float], tuple[float, float]] = {}
         self._errors: dict[str, Tensor] = {}  # sum and number of a step's errors, by sensor
 
     # Before a step.
@@ -99,27 +119,13 @@ class Pretraining(L.LightningModule):
         return cost
 
     def _price(self, kind: Kind) -> tuple[float, float]:
-        """FLOPs of a training step on this kind of images: per step, and per image.
-
-        Counted on a step with one and one with two images; everything but the generated kernels
-        grows with their number.
-        """
-        key = (kind.bands, kind.gsd_m)
-        if key not in self._prices:
-            side, counts = self.mae.model.image_px, list[float]()
+        """FLOPs of a training step on this kind of images: per step, and per image."""
+        key = (self.mae.model, kind.bands, kind.gsd_m)
+        if key not in _PRICES:
             recompute, self.mae.encoder.recompute = self.mae.encoder.recompute, False
-            device = next(self.mae.parameters()).device
-            for images in (1, 2):
-                pixels = torch.zeros(images, len(kind.bands), side, side, device=device)
-                with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-                    errors = self.mae([(pixels, kind.bands, kind.gsd_m)], torch.Generator())
-                    torch.autograd.grad(
-                        errors[0].sum(), list(self.mae.parameters()), allow_unused=True
-                    )
-                counts.append(float(counter.get_total_flops()))
+            _PRICES[key] = count_flops(self.mae, kind)
             self.mae.encoder.recompute = recompute  # which is no work that an arm is matched in
-            self._prices[key] = (2 * counts[0] - counts[1], counts[1] - counts[0])
-        return self._prices[key]
+        return _PRICES[key]
 
     # A step, or a slice of it.
 
@@ -354,12 +360,11 @@ def pretrain(
             ended = kept.newest("end")
             assert ended is not None
             _restore(module, ended)
-        whole = _data(run, source, module, 1)
-        whole.setup()
-        assert whole.batches is not None
-        module.ledger.unique_by_sensor = whole.batches.plan.unique(module.ledger.steps)
+        data.setup()  # which several devices' processes did, and not this one
+        assert data.batches is not None
+        module.ledger.unique_by_sensor = data.batches.plan.unique(module.ledger.steps)
         mae.eval()
-        shown = pictures(mae.to(execution.device), whole.batches[0], seed)
+        shown = pictures(mae.to(execution.device), data.batches.batch(0), seed)
     meter.enter(module.ledger)
     module.ledger.device = execution.device
     return Pretrained(mae.cpu().eval(), module.ledger, module.curve, shown)

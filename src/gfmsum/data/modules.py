@@ -68,6 +68,9 @@ class Slice:
     of: int = 1
 
 
+WHOLE = Slice()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The samples of one step, or of a slice of it, in parts of one kind each."""
@@ -75,7 +78,7 @@ class Batch:
     step: int
     parts: tuple[Part, ...]
     counts: tuple[tuple[Kind, int], ...]  # images of each kind in the whole step
-    slice: Slice = Slice()
+    slice: Slice = WHOLE
 
     @property
     def images(self) -> int:
@@ -136,7 +139,7 @@ class PlannedBatches(Dataset[Batch]):
         batch: int,
         steps: int,
         seed: Sequence[int],
-        slices: Sequence[Slice] = (Slice(),),
+        slices: Sequence[Slice] = (WHOLE,),
     ) -> None:
         self.steps, self.seed, self.slices = steps, tuple(seed), tuple(slices)
         self.pools = {
@@ -155,10 +158,13 @@ class PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, item: int) -> Batch:
         step, which = divmod(item, len(self.slices))
+        return self.batch(step, self.slices[which])
+
+    def batch(self, step: int, taken: Slice = WHOLE) -> Batch:
+        """A step's images, or a slice of them."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is not among the plan's {self.steps}")
         poses, parts, counts, before = stream(*self.seed, "pose", step), [], [], 0
-        taken = self.slices[which]
         for samples, normalised, inside in self._chosen(step):
             kind = Kind(samples.sensor, samples.bands, samples.gsd_m)
             pose = poses.integers(8, size=len(inside))
