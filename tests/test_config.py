@@ -3,7 +3,7 @@
 import pytest
 
 from gfmsum.budget import BUDGETS
-from gfmsum.config import AblationConfig, ConfigError, LocalConfig, SyntheticConfig, load
+from gfmsum.config import AblationConfig, ConfigError, Execution, LocalConfig, SyntheticConfig, load
 from gfmsum.study import differences, plan
 
 
@@ -103,3 +103,27 @@ def test_the_name_of_a_study_tells_a_control() -> None:
 def test_the_words_of_a_control_lead_back_to_it(word: str) -> None:
     config = load(["sensor=s2", "mix=s1+s2", *word.split()])
     assert load(differences(config)) == config
+
+
+def test_how_runs_are_carried_out_is_no_part_of_the_question() -> None:
+    words = ["devices=2", "accumulate=4", "recompute=true", "strategy=fsdp", "checkpoint_s=5"]
+    config = load([*words, "device=cpu", "threads=3"])
+    assert config.execution == Execution("cpu", 2, "fsdp", 3, 4, True, 5.0)
+    assert config.question() == load([]).question()
+    assert load(["parts=true"]).question() != load([]).question()
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("recompute=1", "recompute=1 must be true or false"),
+        ("parts=maybe", "parts='maybe' must be true or false"),
+        ("devices=0", "devices=0 must be at least 1"),
+        ("checkpoint_s=-1", "checkpoint_s=-1.0 must be at least 0"),
+        ("budget.match=flop", "unknown match 'flop'"),
+        ("threads=true", "threads=True must be a whole number"),
+    ],
+)
+def test_wrong_kinds_of_values_get_one_line(word: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load([word])
