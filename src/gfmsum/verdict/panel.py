@@ -302,70 +302,104 @@ def _exchange(
     return found, absent
 
 
+type Effects = list[tuple[float, frozenset[str]]]
+"""Effects of one sensor on another, with the pair."""
+
+
 def _exploratory(
     utilities: _Utilities, designs: Sequence[Design], distances: Distances | None
 ) -> tuple[dict[str, dict[str, Quantity]], dict[str, str]]:
     """Transfer, synergy and distance law, and why they are absent."""
-    confidence, mix = designs[0].confidence, designs[0].mix
-    families: dict[str, dict[str, Quantity]] = {"transfer": {}, "synergy": {}, "law": {}}
-    absent, effects = dict[str, str](), dict[str, list[tuple[float, frozenset[str]]]]()
+    absent: dict[str, str] = {}
+    moved = _transfer(utilities, designs, absent)
+    effects: dict[str, Effects] = {
+        "T": [(q.value, frozenset(pair)) for pair, q in moved.items()
+              if pair[0] != pair[1] and q.value is not None],
+        "Δ": _pair_gains(utilities, designs),
+    }  # fmt: skip
+    families = {
+        "transfer": {f"{a}→{s}": quantity for (a, s), quantity in moved.items()},
+        "synergy": _synergy(utilities, designs, absent),
+        "law": _law(effects, distances, designs[0].confidence, absent),
+    }
+    return families, absent
+
+
+def _transfer(
+    utilities: _Utilities, designs: Sequence[Design], absent: dict[str, str]
+) -> dict[tuple[str, str], Quantity]:
+    """T by pair of sensors: pretrained on, probed on."""
     solo, floors = dict[tuple[str, str], Floats](), dict[str, Floats]()
     for target in (design.target for design in designs):
         floor, own = utilities.of(target, ()), utilities.of(target, [target])
-        foreign = {(a, target): utilities.of(target, [a]) for a in mix if a != target}
-        if floor is None or own is None or all(u is None for u in foreign.values()):
-            absent[f"transfer to {target}"] = (
-                "needs its floor, and solo runs of another sensor probed on it"
-            )
-        else:
-            floors[target] = floor
-            solo |= {pair: u for pair, u in foreign.items() if u is not None} | {
-                (target, target): own
-            }
-    for (a, s), quantity in transfer(solo, floors, confidence).items():
-        families["transfer"][f"{a}→{s}"] = quantity
-        if a != s and quantity.value is not None:
-            effects.setdefault("T", []).append((quantity.value, frozenset((a, s))))
+        others = (a for a in designs[0].mix if a != target)
+        foreign = {(a, target): u for a in others if (u := utilities.of(target, [a])) is not None}
+        if floor is None or own is None or not foreign:
+            why = "needs its floor, and solo runs of another sensor probed on it"
+            absent[f"transfer to {target}"] = why
+            continue
+        floors[target] = floor
+        solo |= foreign | {(target, target): own}
+    return transfer(solo, floors, designs[0].confidence)
+
+
+def _pair_gains(utilities: _Utilities, designs: Sequence[Design]) -> Effects:
+    """Δ of every mix of the target and one other sensor."""
+    gains: Effects = []
     for target in (design.target for design in designs):
-        subsets = [frozenset(c) for k in range(len(mix) + 1) for c in combinations(mix, k)]
+        own = utilities.of(target, [target])
+        for other in (a for a in designs[0].mix if a != target):
+            both = utilities.of(target, [target, other])
+            if own is not None and both is not None:
+                gains.append((float(both.mean() - own.mean()), frozenset((target, other))))
+    return gains
+
+
+def _synergy(
+    utilities: _Utilities, designs: Sequence[Design], absent: dict[str, str]
+) -> dict[str, Quantity]:
+    """Shapley values and interactions of every target whose mixes are all there."""
+    found, mix = dict[str, Quantity](), designs[0].mix
+    subsets = [frozenset(c) for size in range(len(mix) + 1) for c in combinations(mix, size)]
+    for target in (design.target for design in designs):
         values = {s: u for s in subsets if (u := utilities.of(target, s)) is not None}
-        own = values.get(frozenset((target,)))
-        for other in mix:
-            pair = frozenset((target, other))
-            if len(pair) == 2 and own is not None and pair in values:
-                gain = float(values[pair].mean() - own.mean())
-                effects.setdefault("Δ", []).append((gain, pair))
         if missing := [s for s in subsets if s not in values]:
-            example = together(missing[0]) or "the floor"
             absent[f"synergy on {target}"] = (
                 f"needs all {len(subsets)} mixes of {', '.join(mix)} probed on it; {len(missing)} are "
-                f"missing, such as {example}"
+                f"missing, such as {together(missing[0]) or 'the floor'}"
             )
             continue
         try:
-            game = synergy(values, confidence)
+            game = synergy(values, designs[0].confidence)
         except ValueError as error:
             absent[f"synergy on {target}"] = str(error)
             continue
-        shapley = {f"{target}: {a}": quantity for a, quantity in game.shapley.items()}
-        pairs = {f"{target}: {a}×{b}": quantity for (a, b), quantity in game.interactions.items()}
-        families["synergy"] |= shapley | pairs
-    for effect in ("Δ", "T"):
-        known = [(y, pair) for y, pair in effects.get(effect, []) if pair in (distances or {})]
-        name = f"distance law of {effect}"
+        found |= {f"{target}: {a}": quantity for a, quantity in game.shapley.items()}
+        found |= {f"{target}: {a}×{b}": q for (a, b), q in game.interactions.items()}
+    return found
+
+
+def _law(
+    effects: Mapping[str, Effects],
+    distances: Distances | None,
+    confidence: float,
+    absent: dict[str, str],
+) -> dict[str, Quantity]:
+    """How T, and Δ in mixes of two, change with distance."""
+    found: dict[str, Quantity] = {}
+    for effect, pairs in effects.items():
+        known = [(y, pair) for y, pair in pairs if pair in (distances or {})]
         if distances is None or not known:
-            absent[name] = (
-                "needs pairs of sensors with known distances"
-                if distances is None
-                else f"needs {'mixes of two sensors' if effect == 'Δ' else 'transfer'} at known distances"
-            )
+            needs = "mixes of two sensors" if effect == "Δ" else "transfer"
+            what = "pairs of sensors with" if distances is None else f"{needs} at"
+            absent[f"distance law of {effect}"] = f"needs {what} known distances"
             continue
         kinds = list(distances[known[0][1]])
         columns = {kind: [distances[pair][kind] for _, pair in known] for kind in kinds}
         try:
             law = distance_law([y for y, _ in known], columns, confidence)
         except ValueError as error:
-            absent[name] = str(error)
+            absent[f"distance law of {effect}"] = str(error)
             continue
-        families["law"] |= {f"{effect}: {kind}": slope for kind, slope in law.slopes.items()}
-    return families, absent
+        found |= {f"{effect}: {kind}": slope for kind, slope in law.slopes.items()}
+    return found
