@@ -1,7 +1,12 @@
 """The main job from words to a folder: mistakes, one small study read from all sides, real pixels."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +129,28 @@ def test_the_report_warns_first(outcome: Outcome) -> None:
     body = (outcome.folder / "report.html").read_text(encoding="utf-8").split("<body", 1)[1]
     warning = body.index("Synthetic scenes: this checks the instrument")
     assert warning < body.index(outcome.verdict.sentence[:40])
+
+
+def test_a_study_that_was_killed_goes_on_to_the_same_verdict(
+    outcome: Outcome, folder: Path
+) -> None:
+    store = folder / "killed"
+    words = ["sensor=s1", "mix=s1+s2", *SMALL, f"store={store}", "checkpoint_s=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gfmsum.ablate", *words, f"out={folder}/k"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (states := list(store.glob("unfinished/*/step-*.ckpt"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert states and not (folder / "k" / "verdict.json").exists()
+    again = ablate(*words, f"out={folder}/k")
+    first, second = ((o.folder / "verdict.json").read_bytes() for o in (outcome, again))
+    assert first == second
+    assert list(store.glob("unfinished/*")) == []
 
 
 def test_part_runs_branch_off_to_the_weights_they_have_alone(folder: Path) -> None:
