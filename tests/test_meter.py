@@ -34,6 +34,18 @@ def test_times_add_up_and_memory_is_the_largest() -> None:
     assert fresh.peak_bytes > 10 * 2**20  # an interpreter with libraries
 
 
+def test_what_several_devices_spend_is_that_of_one_times_their_number() -> None:
+    one, three = Meter("cpu"), Meter("cpu", devices=3)
+    three._last = one._last
+    now = one._read()
+    one._read = three._read = lambda: now  # type: ignore[method-assign]
+    ledgers = Ledger(), Ledger()
+    one.enter(ledgers[0])
+    three.enter(ledgers[1])
+    assert ledgers[1].device_seconds == pytest.approx(3 * ledgers[0].device_seconds)
+    assert ledgers[1].seconds == ledgers[0].seconds
+
+
 def test_energy_is_that_of_the_packages(packages: Path) -> None:
     watch, ledger = Meter("cpu"), Ledger()
     (packages / "intel-rapl:1" / "energy_uj").write_text("3500000")

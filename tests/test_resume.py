@@ -36,13 +36,15 @@ class Stop(Exception):
     """Somebody pulled the plug."""
 
 
-def stopped_at(step: int, one: Run, folder: Path) -> None:
+def stopped_at(step: int, one: Run, folder: Path, branch: Fraction | None = None) -> None:
     def tell(done: int, metrics: dict[str, float]) -> None:
         if done == step:
             raise Stop
 
     with pytest.raises(Stop):
-        pretrain(one, Noise(), execution=EVERY_STEP, checkpoints=folder, tell=tell)
+        pretrain(
+            one, Noise(), execution=EVERY_STEP, checkpoints=folder, branch=branch, tell=tell
+        )
 
 
 def exact(done: Pretrained) -> tuple[dict[str, Any], list[Any]]:
@@ -242,6 +244,18 @@ def test_a_part_that_branches_off_is_the_part_trained_alone(decay: float, tmp_pa
     assert by_itself.ledger.seen == 300
     # Of ten steps, those before the fall are the trunk's: 5 if half of them fall, none if all do.
     assert first[0] == (6 if decay == 0.5 else 1)
+
+
+@pytest.mark.parametrize("step", [3, 5, 6, 8])
+def test_a_trunk_that_was_stopped_and_went_on_branches_off_where_it_should(
+    step: int, tmp_path: Path
+) -> None:
+    budget = replace(SMALL, seen=600, decay=0.5)
+    whole = run(budget, sees=("s1",))
+    part = replace(whole, fraction=SHARE)
+    stopped_at(step, whole, tmp_path, branch=SHARE)
+    pretrain(whole, Noise(), checkpoints=tmp_path, branch=SHARE)
+    assert same(pretrain(part, Noise(), trunk=tmp_path), pretrain(part, Noise()))
 
 
 def test_without_the_trunks_state_a_part_trains_alone(tmp_path: Path) -> None:

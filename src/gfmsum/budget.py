@@ -172,7 +172,7 @@ class Ledger:
     decoder_tokens: int = 0
     flops: float = 0.0  # forward and backward, counted from the real graph
     seconds: float = 0.0
-    device_seconds: float = 0.0  # of the CPU's cores or of the GPU
+    device_seconds: float = 0.0  # of the CPU's cores or of the GPU, all devices together
     peak_bytes: int = 0  # of the process, or of the GPU's memory
     joules: float | None = None  # where the machine lets it be read
     device: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +58,8 @@ def carry_out(job: Job, tell: Tell = lambda seen: None) -> None:
     """Do what is missing of a job; results are in the store when this returns."""
     import torch
 
+    from gfmsum.checkpoint import Checkpoints
+
     torch.set_num_threads(job.execution.threads)
     store, (untrained, unprobed) = Store(job.store), missing(job)
     if not job.runs and unprobed:
@@ -69,7 +70,7 @@ def carry_out(job: Job, tell: Tell = lambda seen: None) -> None:
             _train_and_probe(store, job, run, _after(before, tell))
         before += run.seen if run in untrained else 0
     for run in job.runs:  # not before the part, which starts from what the trunk keeps
-        shutil.rmtree(store.checkpoints(run), ignore_errors=True)
+        Checkpoints(store.checkpoints(run)).clear()
 
 
 def _after(before: int, tell: Tell) -> Tell:

@@ -13,22 +13,26 @@ RAPL = Path("/sys/class/powercap")
 
 
 class Meter:
-    """Adds what was spent since the last entry to a ledger."""
+    """Adds what was spent since the last entry to a ledger.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    Args:
+        device: "cpu" or "cuda".
+        devices: how many work alike, of which this process drives one.
+    """
+
+    def __init__(self, device: str, devices: int = 1) -> None:
+        self.device, self.devices = device, devices
         self._last = self._read()
 
     def enter(self, ledger: Ledger) -> None:
         """Book seconds, device seconds, joules, and the largest memory so far."""
         now = self._read()
-        wall, busy, energy = (
-            None if a is None or b is None else a - b for a, b in zip(now, self._last, strict=True)
-        )
-        ledger.seconds += wall or 0.0
-        ledger.device_seconds += busy or 0.0
-        if energy is not None and energy >= 0:  # a counter that overflowed says nothing
-            ledger.joules = (ledger.joules or 0.0) + energy
+        (wall, busy, energy), (wall_then, busy_then, energy_then) = now, self._last
+        ledger.seconds += wall - wall_then
+        ledger.device_seconds += (busy - busy_then) * self.devices
+        # A counter that overflowed says nothing.
+        if energy is not None and energy_then is not None and energy >= energy_then:
+            ledger.joules = (ledger.joules or 0.0) + energy - energy_then
         ledger.peak_bytes = max(ledger.peak_bytes, self._peak())
         self._last = now
 

@@ -242,6 +242,7 @@ class _Keep(L.Callback):
     ) -> None:
         self.kept, self.every_s, self.meter = kept, every_s, meter
         self.branch = branch  # share of the budget that a branching run may spend
+        self._shared = False  # whether the step before this one was one that both runs take
         self._last = time.monotonic()
 
     def on_train_batch_start(
@@ -253,9 +254,12 @@ class _Keep(L.Callback):
         budget = pl_module.budget
         spent = pl_module.ledger.spent(budget.match)
         middle = (spent + pl_module.price(batch).spent(budget.match) / 2) / budget.allowed
-        if middle > float(self.branch) * (1 - budget.decay):  # from here on the rates differ
+        if middle <= float(self.branch) * (1 - budget.decay):
+            self._shared = True
+            return
+        if self._shared:  # and from here on the rates differ; else they did before it was resumed
             self._save(trainer, pl_module, "branch")
-            self.branch = None
+        self.branch = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
@@ -336,7 +340,7 @@ def pretrain(
     mae = initialised(budget, *seed)
     mae.encoder.recompute = execution.recompute
     module = Pretraining(mae, budget, fraction=run.fraction, seed=seed)
-    meter = Meter(execution.device)
+    meter = Meter(execution.device, execution.devices)
     shown: dict[str, NDArray[np.float32]] = {}
     if budget.allowed:
         if execution.devices > 1 and checkpoints is None:
@@ -365,7 +369,8 @@ def pretrain(
         module.ledger.unique_by_sensor = data.batches.plan.unique(module.ledger.steps)
         mae.eval()
         shown = pictures(mae.to(execution.device), data.batches.batch(0), seed)
-    meter.enter(module.ledger)
+    if execution.devices == 1:  # several devices' processes have booked their time already
+        meter.enter(module.ledger)
     module.ledger.device = execution.device
     return Pretrained(mae.cpu().eval(), module.ledger, module.curve, shown)
 

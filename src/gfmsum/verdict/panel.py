@@ -142,9 +142,8 @@ def judge_all(
     if not measured:
         raise ValueError(next(iter(absent.values())))
     judged = [d for d in designs if d.target in measured]
-    rates, exchange_absent = _exchange(utilities, judged, seed)
-    families, why = _exploratory(utilities, judged, distances)
-    absent |= exchange_absent | why
+    rates = _exchange(utilities, judged, seed, absent)
+    families = _exploratory(utilities, judged, distances, absent)
     if utilities.incomplete:
         left_out = f"{'; '.join(utilities.incomplete)}: not probed once on every task, so left out"
         absent["runs in transfer, exchange rate and synergy"] = left_out
@@ -285,11 +284,14 @@ def _sentence(
     return f"{text}; {claim.why}." if claim.why else f"{text}."
 
 
+# Each of these notes in ``absent`` what it could not find, and why.
+
+
 def _exchange(
-    utilities: _Utilities, designs: Sequence[Design], seed: int
-) -> tuple[dict[str, ExchangeRate], dict[str, str]]:
-    """x of each target, and why it is absent."""
-    found, absent = {}, {}
+    utilities: _Utilities, designs: Sequence[Design], seed: int, absent: dict[str, str]
+) -> dict[str, ExchangeRate]:
+    """x of each target."""
+    found = {}
     for design in designs:
         target, curve = design.target, utilities.own(design.target)
         mix = utilities.of(target, design.mix, Role.MIX)
@@ -299,7 +301,7 @@ def _exchange(
             )
             continue
         found[target] = exchange_rate(curve, mix, seed=seed, confidence=design.confidence)
-    return found, absent
+    return found
 
 
 type Effects = list[tuple[float, frozenset[str]]]
@@ -307,22 +309,23 @@ type Effects = list[tuple[float, frozenset[str]]]
 
 
 def _exploratory(
-    utilities: _Utilities, designs: Sequence[Design], distances: Distances | None
-) -> tuple[dict[str, dict[str, Quantity]], dict[str, str]]:
-    """Transfer, synergy and distance law, and why they are absent."""
-    absent: dict[str, str] = {}
+    utilities: _Utilities,
+    designs: Sequence[Design],
+    distances: Distances | None,
+    absent: dict[str, str],
+) -> dict[str, dict[str, Quantity]]:
+    """Transfer, synergy and distance law."""
     moved = _transfer(utilities, designs, absent)
     effects: dict[str, Effects] = {
         "T": [(q.value, frozenset(pair)) for pair, q in moved.items()
               if pair[0] != pair[1] and q.value is not None],
         "Δ": _pair_gains(utilities, designs),
     }  # fmt: skip
-    families = {
+    return {
         "transfer": {f"{a}→{s}": quantity for (a, s), quantity in moved.items()},
         "synergy": _synergy(utilities, designs, absent),
         "law": _law(effects, distances, designs[0].confidence, absent),
     }
-    return families, absent
 
 
 def _transfer(
