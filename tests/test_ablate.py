@@ -26,7 +26,10 @@ SMALL = (
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sensor=s3"], "unknown sensor 's3': choose from landsat, modis, naip, s1, s2"),
+        (["sensor=s3"], "unknown sensor 's3': choose from enmap, gaofen, landsat, "),
+        (["sensor=enmap"], "unknown sensor 'enmap': choose from landsat, modis, naip, s1, s2"),
+        (["design=both"], "unknown design 'both': choose from colocated, footprint"),
+        (["catalog=nowhere.yaml"], "nowhere.yaml"),
         (["mix=all+s1"], "unknown sensor 'all'"),
         (["mix=s1"], "holds only the target"),
         (["mix=s1+s9"], "unknown sensor 's9'"),
@@ -212,6 +215,39 @@ def test_another_target_of_the_same_mix_reuses_its_runs(outcome: Outcome, folder
     assert reused == {"mix", "floor"}
 
 
+SUPERDOVE = """
+superdove:
+  title: PlanetScope <SuperDove>
+  gsd_m: 3
+  unit: reflectance
+  bands:
+    blue: {wavelength_um: 0.490, fwhm_um: 0.050}
+    red: {wavelength_um: 0.665, fwhm_um: 0.031}
+    nir: {wavelength_um: 0.865, fwhm_um: 0.040}
+"""
+
+
+def test_a_sensor_of_the_users_own_is_mixed_probed_and_reported(folder: Path) -> None:
+    """In processes of its own, which must learn of the sensor; co-located with another."""
+    (folder / "mine.yaml").write_text(SUPERDOVE)
+    words = [
+        "sensor=superdove", "mix=superdove+s2", "data.sensors=superdove+s2", "design=colocated",
+        f"catalog={folder / 'mine.yaml'}", f"out={folder / 'own'}", f"store={folder / 'own_store'}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "gfmsum.ablate", *words, *SMALL],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Co-located design" in done.stdout
+    verdict = json.loads((folder / "own" / "verdict.json").read_text())
+    assert verdict["target"] == "superdove" and verdict["mix"] == ["s2", "superdove"]
+    ledger = json.loads((folder / "own" / "ledger.json").read_text())["runs"]
+    assert ledger["mix 0"]["seen_by_sensor"] == {"superdove": 90, "s2": 90}
+    report = (folder / "own" / "report.html").read_text()
+    assert "PlanetScope &lt;SuperDove&gt;" in report and "<SuperDove>" not in report
+
+
 def test_a_mix_without_the_target(outcome: Outcome, folder: Path) -> None:
     other = ablate("sensor=s1", "mix=s2+naip", *SMALL, f"out={folder}/e", f"store={folder}/store")
     arms = other.verdict.arms
@@ -241,6 +277,6 @@ def test_real_pixels_give_a_verdict(sensor: str, folder: Path) -> None:
         f"out={folder}/real-{sensor}", f"store={folder}/real",
     )  # fmt: skip
     assert done.verdict.kind == "undecided"  # one replicate decides nothing
-    assert any("corpora" in caveat for caveat in done.caveats)
+    assert any("come from different places" in caveat for caveat in done.caveats)
     scores = pd.read_parquet(done.folder / "scores.parquet")
     assert scores["value"].notna().all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfmsum.budget import BUDGETS, GPU_FLOPS, TINY, Architecture, table
-from gfmsum.data.modules import Kind
+from gfmsum.data.sample import Kind
 from gfmsum.model.mae import MaskedAutoencoder
 from gfmsum.pretrain import count_flops
 from gfmsum.sensors import SENSORS
@@ -41,11 +41,13 @@ OTHER = Architecture(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [TINY, OTHER])
+@pytest.mark.parametrize("model", [TINY, OTHER, replace(OTHER, embed="per_sensor")])
 @pytest.mark.parametrize("sensor", ["s1", "s2"])
 def test_an_images_flops_are_those_of_the_real_graph(model: Architecture, sensor: str) -> None:
     bands = SENSORS[sensor].bands
-    _, each = count_flops(MaskedAutoencoder(model), Kind(sensor, bands, 10.0))
+    mae = MaskedAutoencoder(model)
+    mae.know(bands)
+    _, each = count_flops(mae, Kind(sensor, bands, 10.0))
     assert model.flops(len(bands)) == each
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from gfmsum.budget import BUDGETS, Budget
+from gfmsum.data.sample import Pool, Rows, Samples
 from gfmsum.mix import Mix
 from gfmsum.pretrain import Pretrained, Pretraining, initialised, pretrain
 from gfmsum.records import Arm, Role, Run
-from tests.data.test_modules import Noise
+from tests.data.test_modules import Noise, Slow
 
 SMALL = replace(
     BUDGETS["micro"], unique=60, seen=150, batch=30,
@@ -75,6 +76,25 @@ def test_flops_are_those_of_the_graph() -> None:
     assert module.ledger.flops == pytest.approx(total, rel=1e-9)
 
 
+def test_kernels_of_each_sensors_own_are_learned_and_no_others() -> None:
+    own = replace(SMALL, model=replace(SMALL.model, embed="per_sensor"))
+    mixed, solo = pretrain(run(own), Noise()), pretrain(run(own, sees=("s1",)), Noise())
+    start = initialised(own, 0, 0)
+    for done, seen in ((mixed, ("s1", "s2")), (solo, ("s1",))):
+        for sensor in ("s1", "s2"):
+            (block, *_) = Noise().pretraining(sensor, 8).blocks
+            start.know(block.kind.bands)
+            for kernels, before in zip(
+                (done.mae.encoder.embedding.kernels, done.mae.prediction.kernels),
+                (start.encoder.embedding.kernels, start.prediction.kernels),
+                strict=True,
+            ):
+                learned = not torch.allclose(
+                    kernels(block.kind.bands)[0], before(block.kind.bands)[0], atol=1e-4
+                )
+                assert learned is (sensor in seen)
+
+
 def test_loss_falls_on_something_learnable() -> None:
     curve = pretrain(run(replace(SMALL, seen=3_000)), Smooth()).curve
     losses = [loss for _, _, sensor, loss in curve if not sensor]
@@ -84,11 +104,12 @@ def test_loss_falls_on_something_learnable() -> None:
 class Smooth(Noise):
     """Images that are one slope each: hidden patches follow from visible ones."""
 
-    def pretraining(self, sensor, slots, size_px, seed):  # type: ignore[no-untyped-def]
-        found = super().pretraining(sensor, slots, size_px, seed)
-        for samples in found:
-            slope = samples.pixels[:, :1, :1, :1] * np.linspace(-1, 1, size_px, dtype=np.float32)
-            samples.pixels[:] = slope
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        found = super().pretraining(sensor, size_px)
+        for samples in found.blocks:
+            assert isinstance(samples, Samples)
+            steepness = samples.pixels[:, :1, :1, :1] - 30
+            samples.pixels[:] = 30 + steepness * np.linspace(-1, 1, size_px, dtype=np.float32)
         return found
 
 
@@ -121,15 +142,23 @@ def test_the_floor_takes_no_step() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     with pytest.raises(
         ValueError,
-        match=r"loss is nan at step 0 on s1.*\(samples s1/\d+.*lower budget.learning_rate",
+        match=r"loss is nan at step 0 on s2.*\(samples s2/\d+.*lower budget.learning_rate",
     ):
         pretrain(run(), Broken())
 
 
 class Broken(Noise):
-    """Pixels that are not numbers."""
+    """Pixels of s2 that go bad between being measured and being kept."""
 
-    def pretraining(self, sensor, slots, size_px, seed):  # type: ignore[no-untyped-def]
-        found = super().pretraining(sensor, slots, size_px, seed)
-        found[0].pixels[:] = np.nan
-        return found
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        found = super().pretraining(sensor, size_px)
+        if sensor != "s2":
+            return found
+        blocks = [Rotting(block) for block in found.blocks if isinstance(block, Samples)]
+        return replace(found, blocks=tuple(blocks))
+
+
+class Rotting(Slow):
+    def read(self, rows: Rows) -> Samples:
+        found, again = super().read(rows), self.made.max() > 1
+        return replace(found, pixels=found.pixels * np.nan) if again else found

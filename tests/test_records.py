@@ -20,6 +20,7 @@ RUN = Run.of(Arm(Role.MIX, MIX, MIX.sensors), MICRO, {"source": "x"}, seed=0, re
         replace(RUN, seed=1),
         replace(RUN, replicate=1),
         replace(RUN, recipe=RUN.recipe + 1),
+        replace(RUN, colocated=True),
         replace(RUN, data={"source": "y"}),
         replace(RUN, sees=("s1",)),
         replace(RUN, fraction=Fraction(1, 2)),
@@ -45,6 +46,20 @@ def test_a_share_of_nothing_is_the_floor() -> None:
     share = Run.of(Arm(Role.SHARE, MIX, ()), MICRO, {"source": "y"}, 3, 1)
     assert share.fingerprint == floor.fingerprint
     assert floor.budget.steps == 0
+
+
+def test_with_one_sensor_there_is_nothing_to_colocate() -> None:
+    for arm, differs in (
+        (Arm(Role.SOLO, Mix.equal(["s1"]), ("s1",)), False),
+        (Arm(Role.FLOOR, Mix(()), ()), False),
+        (Arm(Role.SHARE, MIX, ("s1",)), True),  # which sees the mix's places
+        (Arm(Role.MIX, MIX, MIX.sensors), True),
+    ):
+        apart, together = (
+            Run.of(arm, MICRO, {"source": "x"}, 0, 0, colocated=colocated)
+            for colocated in (False, True)
+        )
+        assert (apart.fingerprint != together.fingerprint) is differs
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:

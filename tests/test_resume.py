@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import pickle
 import subprocess
@@ -42,9 +41,7 @@ def stopped_at(step: int, one: Run, folder: Path, branch: Fraction | None = None
             raise Stop
 
     with pytest.raises(Stop):
-        pretrain(
-            one, Noise(), execution=EVERY_STEP, checkpoints=folder, branch=branch, tell=tell
-        )
+        pretrain(one, Noise(), execution=EVERY_STEP, checkpoints=folder, branch=branch, tell=tell)
 
 
 def exact(done: Pretrained) -> tuple[dict[str, Any], list[Any]]:
@@ -86,6 +83,12 @@ def test_a_stopped_run_ends_as_if_nothing_had_been(
     # The step at which it was stopped had not been written down yet.
     assert seen == list(range(step, 6))
     assert same(done, alone)
+
+
+def test_a_stopped_run_with_kernels_of_its_own_goes_on_too(tmp_path: Path) -> None:
+    own = run(replace(SMALL, model=replace(SMALL.model, embed="per_sensor")))
+    stopped_at(3, own, tmp_path)
+    assert same(pretrain(own, Noise(), checkpoints=tmp_path), pretrain(own, Noise()))
 
 
 def test_a_torn_checkpoint_is_found_out_and_the_one_before_used(
@@ -206,24 +209,6 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_state(tmp_path: P
     kept = Checkpoints(tmp_path).newest()
     assert kept is not None
     assert all(loss < EXPLODED for *_, loss in kept["curve"])
-
-
-def test_a_sample_that_is_no_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"loss is nan at step \d+ on s2 \(samples s2/\d+"
-    ) as caught:
-        pretrain(run(), Holed())
-    assert "s1" not in str(caught.value)
-
-
-class Holed(Noise):
-    """Pixels of s2 that are not numbers."""
-
-    def pretraining(self, sensor, slots, size_px, seed):  # type: ignore[no-untyped-def]
-        found = super().pretraining(sensor, slots, size_px, seed)
-        if sensor == "s2":
-            found[0].pixels[3] = math.nan
-        return found
 
 
 # Branches

@@ -23,12 +23,17 @@ Pretrains, under one budget, a model on the target sensor alone (solo), on the t
 mix alone (share), on the whole mix (mix), and leaves one untrained (floor); probes the frozen encoders on the
 target's tasks; and says more, less, equal or undecided.
 
-  sensor=s1           the target: s1, s2, landsat, naip or modis
+  sensor=s1           the target: s1, s2, landsat, naip, modis, or another that the data hold
   mix=all             what the mixed arm sees: all, s1+s2, all-s1, s1:3+s2:1 (shares), or the
                       shares of published corpora, clay and dofa: clay-linz without what is missing
   data=synthetic      procedural scenes, which check the instrument; data.control=alias, harm or help
                       makes a world in which the sign of an effect is known; or
   data=local          a folder of real pixels with an index.json:  data.root=FOLDER
+  data=torchgeo       a folder of data sets that torchgeo reads:   data.root=FOLDER
+  data=shards         a store that python -m gfmsum.data pack made: data.root=FOLDER
+  design=footprint    each place is given to one sensor; colocated: the same places to all of a mix
+  catalog=FILE        YAML that describes sensors of your own; data.sensors=s1+s2+NAME puts them into
+                      the synthetic world, and folders and stores bring their own
   budget=tiny         what each arm may spend: micro (seconds per run), tiny, small, base or large;
                       python -m gfmsum.budget prints them. budget.match=flops ends runs at equal FLOPs
   replicates=3        independent pretrainings of each arm

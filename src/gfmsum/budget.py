@@ -9,6 +9,14 @@ from types import MappingProxyType
 
 from gfmsum.sensors import unknown
 
+EMBEDDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "dynamic": "a patch kernel generated for each band from what it measures",
+        "per_sensor": "a patch kernel of its own for each band of each sensor",
+    }
+)
+"""How pixels become tokens, and tokens pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -24,6 +32,7 @@ class Architecture:
     patch_px: int  # side of a patch
     mask_ratio: float = 0.75
     code_width: int = 64  # of the band codes that generate the patch kernels
+    embed: str = "dynamic"  # or per_sensor, see EMBEDDINGS
 
     def __post_init__(self) -> None:
         if self.image_px % self.patch_px:
@@ -35,6 +44,8 @@ class Architecture:
                 f"width={self.width} and decoder_width={self.decoder_width} must be multiples of "
                 f"4 x heads={self.heads} and 4 x decoder_heads={self.decoder_heads}"
             )
+        if self.embed not in EMBEDDINGS:
+            raise ValueError(unknown("embed", self.embed, EMBEDDINGS))
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio} must lie between 0 and 1")
 
@@ -65,7 +76,7 @@ class Architecture:
             + self.depth * block(self.visible, self.width)
             + 3 * 2 * self.visible * self.width * self.decoder_width
             + self.decoder_depth * block(self.patches, self.decoder_width)
-            + 3 * 2 * self.patches * self.decoder_width * pixels
+            + 3 * 2 * (self.patches - self.visible) * self.decoder_width * pixels
         )
 
 

@@ -282,6 +282,16 @@ def register(*sensors: Sensor) -> None:
     _KNOWN.update(added)
 
 
+def register_file(path: str) -> None:
+    """Add the sensors of a YAML file to the catalog of this process; nothing if the path is empty.
+
+    Raises:
+        ValueError: as :func:`read_sensors` and :func:`register` do.
+    """
+    if path:
+        register(*read_sensors(path))
+
+
 def read_sensors(path: str | Path) -> tuple[Sensor, ...]:
     """Sensors from a YAML file, as the head of this module describes it; registers nothing.
 
@@ -303,6 +313,31 @@ def read_sensors(path: str | Path) -> tuple[Sensor, ...]:
         raise ValueError(f"{path}: holds no sensor; describe at least one")
     file = _Entry(node, str(path), "file")
     return tuple(_sensor(name, entry) for name, entry in file.entries().items())
+
+
+def sensors_from(described: Mapping[str, Any], where: str) -> tuple[Sensor, ...]:
+    """Sensors from plain values, as JSON holds them, in the fields of a YAML file; registers nothing.
+
+    Args:
+        described: by the sensor's name. A field that is None counts as left out.
+        where: the file and the place in it, for errors.
+
+    Raises:
+        ValueError: one line with place, value, rule and remedy.
+    """
+    try:
+        plain = yaml.representer.SafeRepresenter(sort_keys=False)
+        file = _Entry(plain.represent_data(_given(described)), where, "file")
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"{where}: must hold texts, numbers and objects of them only") from None
+    return tuple(_sensor(name, entry) for name, entry in file.entries().items())
+
+
+def _given(value: Any) -> Any:
+    """A tree of plain values without those that are None."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _given(item) for key, item in value.items() if item is not None}
 
 
 def _sensor(name: str, entry: _Entry) -> Sensor:
@@ -331,14 +366,16 @@ def _band(name: str, entry: _Entry, gsd_m: float, unit: _Entry | None) -> Band:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A node of a YAML file, which knows where it stands."""
+    """A node of YAML, which knows where it stands if it was read from a file."""
 
     node: Any  # yaml.Node
     path: str
     what: str  # what it describes, for people
 
     def error(self, message: str) -> ValueError:
-        return ValueError(f"{self.path}:{self.node.start_mark.line + 1}: {self.what}: {message}")
+        mark = self.node.start_mark
+        line = f":{mark.line + 1}" if mark else ""
+        return ValueError(f"{self.path}{line}: {self.what}: {message}")
 
     def entries(self, *known: str, needed: tuple[str, ...] = ()) -> dict[str, _Entry]:
         """The node as a mapping; of ``known`` keys only, if any are given."""

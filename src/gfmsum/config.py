@@ -42,6 +42,8 @@ class SyntheticConfig:
     train: int = 1000  # labelled items per sensor
     val: int = 300
     test: int = 600
+    sensors: str = ""  # that look at it, as s1+s2+enmap; the founding five if empty
+    shared: float = 1.0  # of what sensors see of the land, 0 to 1: the rest is each one's own
     control: str = ""  # alias, harm or help
     target: str = ""  # of the control; the study fills in its sensor
     scarce: int = 0  # pretraining samples of the target in control=help
@@ -52,6 +54,8 @@ class SyntheticConfig:
                 raise ConfigError(
                     f"data.{part}={getattr(self, part)} must be at least 60, ten for each class"
                 )
+        if not 0 <= self.shared <= 1:
+            raise ConfigError(f"data.shared={self.shared} must lie between 0 and 1")
         if self.control and self.control not in CONTROLS:
             raise ConfigError(unknown("control", self.control, CONTROLS))
         if self.target and not self.control:
@@ -70,15 +74,54 @@ class SyntheticConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalConfig:
-    """A folder of real pixels with an index.json, read in place."""
+class FolderConfig:
+    """A folder of pixels, read in place."""
 
     root: str = ""
+    leakage_km: float = (
+        0.0  # pretraining keeps this far from validation and test items; 0: no overlap
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leakage_km < 1000:
+            raise ConfigError(
+                f"data.leakage_km={self.leakage_km} must be at least 0 and below 1000"
+            )
 
 
-DATA: Mapping[str, type[SyntheticConfig | LocalConfig]] = MappingProxyType(
-    {"synthetic": SyntheticConfig, "local": LocalConfig}
+@dataclass(frozen=True, slots=True)
+class LocalConfig(FolderConfig):
+    """A folder of real pixels with an index.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsConfig(FolderConfig):
+    """A store that ``python -m gfmsum.data pack`` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchgeoConfig(FolderConfig):
+    """A folder of data sets as torchgeo lays them out, one folder each."""
+
+
+type DataConfig = SyntheticConfig | LocalConfig | ShardsConfig | TorchgeoConfig
+
+DATA: Mapping[str, type[DataConfig]] = MappingProxyType(
+    {
+        "synthetic": SyntheticConfig,
+        "local": LocalConfig,
+        "torchgeo": TorchgeoConfig,
+        "shards": ShardsConfig,
+    }
 )
+
+DESIGNS: Mapping[str, str] = MappingProxyType(
+    {
+        "footprint": "each place is given to one sensor, so N samples cover N places",
+        "colocated": "all sensors of the mix see the same places, so N samples cover fewer",
+    }
+)
+"""Which places the sensors of a mix see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +150,8 @@ class AblationConfig:
     replicates: int = 3  # independent pretrainings of each arm
     seed: int = 0
     margin: float = 0.01  # utility within which arms count as equal; 0.01 is one point
+    design: str = "footprint"  # or colocated, see DESIGNS
+    catalog: str = ""  # a YAML file that describes sensors of your own, see gfmsum.catalog
     parts: bool = False  # whether to pretrain the part arm too, which Ψ needs
     out: str = ""  # folder of the results; under runs/ if empty
     store: str = "runs/store"  # folder of finished runs, shared by studies
@@ -118,7 +163,7 @@ class AblationConfig:
     accumulate: int = 1  # slices that a device takes a step's images in
     recompute: bool = False  # activations in the backward pass: slower, in less memory
     checkpoint_s: float = 60.0  # seconds between checkpoints of a run
-    data: SyntheticConfig | LocalConfig = field(default_factory=SyntheticConfig)
+    data: DataConfig = field(default_factory=SyntheticConfig)
     budget: Budget = field(default_factory=lambda: BUDGETS["tiny"])
 
     def __post_init__(self) -> None:
@@ -132,6 +177,8 @@ class AblationConfig:
             raise ConfigError(
                 f"margin={self.margin} must lie between 0 and 1; 0.01 is one point of utility"
             )
+        if self.design not in DESIGNS:
+            raise ConfigError(unknown("design", self.design, DESIGNS))
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda")))
         if isinstance(self.data, SyntheticConfig) and self.data.control:
@@ -148,7 +195,7 @@ class AblationConfig:
 
     def question(self) -> dict[str, Any]:
         """What decides the numbers: everything but where and how fast."""
-        here = {"out", "store", "jobs", *(item.name for item in fields(Execution))}
+        here = {"out", "store", "jobs", "catalog", *(item.name for item in fields(Execution))}
         return {name: value for name, value in plain(self).items() if name not in here}
 
     @property

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gfmsum.config import Execution, LocalConfig, SyntheticConfig
+from gfmsum.catalog import register_file
+from gfmsum.config import DataConfig, Execution
 from gfmsum.records import Role, Run, Score, fingerprint, plain
 from gfmsum.store import Store
 
@@ -25,7 +26,8 @@ class Job:
     label: str  # "mix 2": the arm and replicate it is done for
     sensor: str  # the target whose tasks are probed
     key: str  # names the probed tasks, see :func:`probe_key`
-    data: SyntheticConfig | LocalConfig
+    data: DataConfig
+    catalog: str  # a file that describes sensors of the user's own, or nothing
     store: Path
     study: str  # name of the study, the group of tracked runs
     out: Path  # the study's folder
@@ -37,9 +39,10 @@ class Job:
         return [run for run in (self.run, self.part) if run is not None]
 
 
-def probe_key(sensor: str, data: SyntheticConfig | LocalConfig, identity: object) -> str:
+def probe_key(sensor: str, data: DataConfig, identity: object) -> str:
     """Names what a probe is fitted on: the sensor's tasks and every setting that changes them."""
-    elsewhere = ("root", "control", "target", "scarce")  # no part of a name, or the identity's
+    # No part of a name, or the identity's.
+    elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "leakage_km")
     here = {name: value for name, value in plain(data).items() if name not in elsewhere}
     return f"{sensor}-{fingerprint({'data': here, 'identity': identity, 'protocol': 1})}"
 
@@ -61,6 +64,7 @@ def carry_out(job: Job, tell: Tell = lambda seen: None) -> None:
     from gfmsum.checkpoint import Checkpoints
 
     torch.set_num_threads(job.execution.threads)
+    register_file(job.catalog)
     store, (untrained, unprobed) = Store(job.store), missing(job)
     if not job.runs and unprobed:
         _baselines(store, job)

@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gfmsum.budget import Architecture, Budget, Currency, Ledger
 from gfmsum.checkpoint import Checkpoints
 from gfmsum.config import Execution
-from gfmsum.data.modules import Batch, Kind, MixDataModule
+from gfmsum.data.modules import Batch, MixDataModule
 from gfmsum.data.plan import stream
-from gfmsum.data.sample import Source
+from gfmsum.data.sample import Kind, Source
 from gfmsum.meter import Meter
 from gfmsum.model.mae import MaskedAutoencoder
 from gfmsum.records import Run
@@ -339,6 +339,9 @@ def pretrain(
     budget, seed = run.budget, (run.seed, run.replicate)
     mae = initialised(budget, *seed)
     mae.encoder.recompute = execution.recompute
+    for sensor in run.sees:
+        for block in source.pretraining(sensor, budget.model.image_px).blocks:
+            mae.know(block.kind.bands)
     module = Pretraining(mae, budget, fraction=run.fraction, seed=seed)
     meter = Meter(execution.device, execution.devices)
     shown: dict[str, NDArray[np.float32]] = {}
@@ -400,6 +403,7 @@ def _data(run: Run, source: Source, module: Pretraining, accumulate: int) -> Mix
         seen=budget.seen,
         batch=budget.batch,
         sees=run.sees,
+        colocated=run.colocated,
         image_px=budget.model.image_px,
         seed=(run.seed, run.replicate),
         steps=int(allowed / (least * budget.batch)) + 1,

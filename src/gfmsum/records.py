@@ -55,16 +55,25 @@ class Run:
     seed: int
     replicate: int
     fraction: Fraction = Fraction(1)  # of what the budget allows
-    recipe: int = 3  # raised when a change of code changes weights
+    colocated: bool = False  # whether its sensors see the same places, or each its own
+    recipe: int = 4  # raised when a change of code changes weights
 
     @classmethod
     def of(
-        cls, arm: Arm, budget: Budget, data: Mapping[str, Any], seed: int, replicate: int
+        cls,
+        arm: Arm,
+        budget: Budget,
+        data: Mapping[str, Any],
+        seed: int,
+        replicate: int,
+        *,
+        colocated: bool = False,
     ) -> Run:
         """The run of ``arm`` in one replicate."""
         if not arm.sees:  # no data, no steps: what the mix would have been does not matter
             return cls(Mix(()), (), budget.nothing(), {}, seed, replicate)
-        return cls(arm.assignment, arm.sees, budget, data, seed, replicate, arm.fraction)
+        together = colocated and len(arm.assignment.sensors) > 1
+        return cls(arm.assignment, arm.sees, budget, data, seed, replicate, arm.fraction, together)
 
     @property
     def seen(self) -> int:

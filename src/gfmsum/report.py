@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from gfmsum.catalog import CATALOG
 from gfmsum.figures import (
     ARMS,
     BASELINES,
@@ -42,7 +43,6 @@ from gfmsum.figures import (
     quantity,
 )
 from gfmsum.records import Role
-from gfmsum.sensors import SENSORS
 
 NAME = "report.html"
 
@@ -113,7 +113,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _title(sensor: str) -> str:
-    return SENSORS[sensor].title if sensor in SENSORS else sensor
+    return CATALOG[sensor].title if sensor in CATALOG else sensor
 
 
 def _estimates(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -345,7 +345,7 @@ def _reconstructions(study: Study, most: int = 4) -> list[dict[str, Any]]:
 
 def _display(sensor: str, channels: int) -> str:
     """How a sensor's pixels became colours."""
-    bands = SENSORS[sensor].bands if sensor in SENSORS else ()
+    bands = CATALOG[sensor].bands if sensor in CATALOG else ()
     visible = [(b.wavelength_um, b.name) for b in bands if b.wavelength_um and b.group == "visible"]
     if channels == 1:
         radar = any(band.polarisation for band in bands)

@@ -17,7 +17,9 @@ import pandas as pd
 
 from gfmsum import engine
 from gfmsum.budget import BUDGETS, Currency, Ledger
+from gfmsum.catalog import CATALOG, register, register_file
 from gfmsum.config import AblationConfig, ConfigError
+from gfmsum.data.plan import share_out
 from gfmsum.data.sample import Source
 from gfmsum.data.sources import open_source
 from gfmsum.job import Job, missing, probe_key
@@ -71,13 +73,17 @@ class Study:
         return Store(Path(self.config.store))
 
     @property
+    def colocated(self) -> bool:
+        return self.config.design == "colocated"
+
+    @property
     def design(self) -> Design:
         """What is compared, and how it will be judged."""
         return Design(self.config.sensor, self.mix.sensors, margin=self.config.margin)
 
     @property
     def key(self) -> str:
-        return probe_key(self.config.sensor, self.config.data, self.source.identity)
+        return probe_key(self.config.sensor, self.config.data, identity(self.source))
 
     def jobs(self) -> list[Job]:
         """One job per distinct run and one for the baselines, the longest first."""
@@ -100,6 +106,7 @@ class Study:
                 sensor=self.config.sensor,
                 key=self.key,
                 data=self.config.data,
+                catalog=self.config.catalog,
                 store=Path(self.config.store),
                 study=self.name,
                 out=self.out,
@@ -117,9 +124,12 @@ def plan(config: AblationConfig) -> Study:
     """
     target = config.sensor
     try:
+        register_file(config.catalog)
         source = open_source(config.data)
-        if target not in SENSORS:
-            raise ConfigError(unknown("sensor", target, SENSORS))
+        # Folders and stores may bring sensors of their own; the report wants to know them.
+        register(*(sensor for name, sensor in source.sensors.items() if name not in CATALOG))
+        if target not in CATALOG:
+            raise ConfigError(unknown("sensor", target, CATALOG))
         tasks = tuple(source.tasks(target))
         if not tasks:
             able = [name for name in source.sensors if source.tasks(name)]
@@ -133,6 +143,7 @@ def plan(config: AblationConfig) -> Study:
                 f"choose from {', '.join(source.sensors)}"
             )
         mix = Mix.parse(config.mix, list(source.sensors))
+        lists = {name: source.places(name) for name in mix.sensors}
     except ConfigError:
         raise
     except ValueError as error:
@@ -141,6 +152,11 @@ def plan(config: AblationConfig) -> Study:
         raise ConfigError(
             f"mix={config.mix} holds only the target {target!r}: there is nothing to compare; "
             "add a sensor, or use mix=all"
+        )
+    if config.design == "colocated" and len(set(lists.values())) > 1:
+        raise ConfigError(
+            f"design=colocated needs the same places for {', '.join(mix.sensors)}, and this data has "
+            "lists of their own for some; use design=footprint, or a mix of sensors that share places"
         )
     arms = [
         Arm(Role.SOLO, Mix.equal([target]), (target,)),
@@ -151,19 +167,35 @@ def plan(config: AblationConfig) -> Study:
     if config.parts:
         share = mix.share(target)
         arms.append(Arm(Role.PART, mix, (target,) if share else (), share or Fraction(1)))
-    identity = dict(source.identity)
+    known = identity(source)
     runs = {
-        (arm.role, replicate): Run.of(arm, config.budget, identity, config.seed, replicate)
+        (arm.role, replicate): Run.of(
+            arm,
+            config.budget,
+            known,
+            config.seed,
+            replicate,
+            colocated=config.design == "colocated",
+        )
         for arm in arms
         for replicate in range(config.replicates)
     }
     # The same question on the same data has the same name, wherever the data lie.
-    question = config.question() | {"data": identity}
+    question = config.question() | {"data": known}
     asked = config.mix.replace(":", "=")  # a colon is not safe in every path and address
     # A control is no comparison of sensors, and its name must not look like one.
-    data = "-".join([config.data_name, *filter(None, [identity.get("control")])])
+    data = "-".join([config.data_name, *filter(None, [known.get("control")])])
     name = f"{target}-{asked}-{data}-{config.budget.name}-{fingerprint(question)[:6]}"
     return Study(config, source, mix, tasks, runs, name, Path(config.out or f"runs/{name}"))
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """What tells the source's pixels from others': its own word, and what its sensors measure.
+
+    The founding five's definitions are the code's, and change with the recipe.
+    """
+    others = {name: s for name, s in source.sensors.items() if SENSORS.get(name) != s}
+    return dict(source.identity) | ({"sensors": plain(others)} if others else {})
 
 
 def conduct(study: Study, watch: Watch) -> Outcome:
@@ -369,18 +401,21 @@ def caveats(study: Study) -> list[str]:
     """What a reader must know before the verdict, the gravest first."""
     ledger = spent(study)
     budget, notes = study.config.budget, list(study.source.caveats)
-    wanted = {
-        Role.SOLO: {study.config.sensor: budget.unique},
-        Role.MIX: {name: len(part) for name, part in study.mix.split(budget.unique).items()},
-    }
-    for role, counts in wanted.items():
-        for sensor, count in counts.items():
-            held = study.source.available(sensor, budget.model.image_px)
-            if held is not None and held < count:
+    notes += _places(study)
+    for role, mix in ((Role.SOLO, Mix.equal([study.config.sensor])), (Role.MIX, study.mix)):
+        places = {name: study.source.places(name) for name in mix.sensors}
+        wanted = mix.split(budget.unique)
+        for sensor in mix.sensors:
+            held = study.source.pretraining(sensor, budget.model.image_px).held
+            given = len(
+                share_out(mix, budget.unique, sensor, places, held, colocated=study.colocated)
+            )
+            if given < len(wanted[sensor]):
                 seen = ledger[role]["seen_by_sensor"][sensor]
                 notes.append(
-                    f"Not a matched comparison: the {role} arm wants {count} samples of {sensor}, "
-                    f"but only {held} exist; each was shown {seen / held:.0f} times on average."
+                    f"Not a matched comparison: the {role} arm wants {len(wanted[sensor])} samples of "
+                    f"{sensor}, but only {given} exist for it; each was shown {seen / given:.0f} times "
+                    "on average."
                 )
     matched = Currency(budget.match)
     for currency, name in ((Currency.SAMPLES, "samples"), (Currency.FLOPS, "compute")):
@@ -395,4 +430,20 @@ def caveats(study: Study) -> list[str]:
             )
     for name, kind in study.source.unsupported(study.config.sensor):
         notes.append(f"Not probed: {name}, for there is no probe of kind {kind} yet.")
+    return notes
+
+
+def _places(study: Study) -> list[str]:
+    """What must be said of which places the sensors see."""
+    notes = []
+    if len({study.source.places(name) for name in study.mix.sensors}) > 1:
+        notes.append(
+            "The sensors' pixels come from different places, so sensor and place are confounded: "
+            "what looks like the gain from a sensor may come from its places."
+        )
+    if study.colocated:
+        notes.append(
+            "Co-located design: all sensors of the mix see the same places, so that the mix arm's "
+            f"{study.config.budget.unique} samples cover fewer places than the solo arm's."
+        )
     return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from rasterio.warp import transform as reproject
 
+from gfmsum.catalog import CATALOG
 from gfmsum.config import LocalConfig
 from gfmsum.data import files
-from gfmsum.data.local import Local
-from gfmsum.data.plan import stream
+from gfmsum.data.index import EXAMPLE, SCHEMA_HELP, _Entry
+from gfmsum.data.local import Local, problems
 from gfmsum.data.sample import Labelled, Samples
-from gfmsum.sensors import SENSORS
+from gfmsum.sensors import SENSORS, Band, Sensor, Unit
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "realdata"
@@ -37,13 +39,17 @@ type Numbers = NDArray[Any]
 
 
 def write_scene(
-    path: Path, numbers: Numbers, names: tuple[str, ...] = (), placed: bool = True
+    path: Path,
+    numbers: Numbers,
+    names: tuple[str, ...] = (),
+    placed: bool = True,
+    gsd_m: float = 10,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     c, h, w = numbers.shape
     place: dict[str, Any] = {}
     if placed:
-        place = {"transform": from_origin(300_000, 4_000_000, 10, 10), "crs": "EPSG:32612"}
+        place = {"transform": from_origin(300_000, 4_000_000, gsd_m, gsd_m), "crs": "EPSG:32612"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         scene = rasterio.open(
@@ -133,8 +139,10 @@ def task_folder(folder: Folder) -> Folder:
     return folder
 
 
-def seen(source: Local, size_px: int, sensor: str = "s2", slots: int = 10**6) -> list[Samples]:
-    return source.pretraining(sensor, range(slots), size_px, (0, 1))
+def seen(source: Local, size_px: int, sensor: str = "s2") -> list[Samples]:
+    """All that pretraining may see, block by block."""
+    blocks = source.pretraining(sensor, size_px).blocks
+    return [block.read(np.arange(len(block))) for block in blocks]
 
 
 def ids(parts: list[Samples]) -> list[str]:
@@ -148,9 +156,9 @@ def test_tiles_are_row_major_and_drop_the_remainder(two_files: Folder) -> None:
     source = two_files.open()
     scene = [f"a/scene.tif#0,{row},{col}" for row in (0, 8) for col in (0, 8, 16)]
     stack = [f"stack.npz#{i},0,0" for i in range(5)]
-    assert source.available("s2", 8) == 11
+    assert len(source.pretraining("s2", 8)) == 11
     assert ids(seen(source, 8)) == scene + stack
-    assert source.available("s2", 12) == 2  # the stack's images are too small
+    assert len(source.pretraining("s2", 12)) == 2  # the stack's images are too small
 
 
 def test_tiles_hold_the_numbers_of_their_place(two_files: Folder) -> None:
@@ -218,61 +226,145 @@ def test_only_allowed_rows_are_seen(folder: Folder) -> None:
     assert ids(seen(folder.open(), 4)) == ["x.npz#0,0,0", "x.npz#3,0,0"]
 
 
-# Arms and replicates.
+# Rows of the pool.
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(0, 30))
-def test_a_smaller_arm_sees_part_of_what_a_larger_one_sees(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, few: int, many: int
+def mix(folder: Folder) -> Local:
+    """A scene, a stack of the same kind, and one of another kind between them."""
+    write_scene(folder.root / "a" / "scene.tif", images(1, 2, 20)[0])
+    folder.pretrain("a/scene.tif", "scene", date="2020-07-15")
+    folder.stack("other.npz", {"bands": ["B04", "B08"]}, images=images(3, 2, 8, seed=1))
+    days = [f"2021-01-{day:02}" for day in range(1, 6)]
+    at = [(9, day) for day in range(5)]
+    folder.stack("stack.npz", {}, images=images(5, 2, 11, seed=2), lonlat=at, dates=days)
+    return folder.open()
+
+
+@pytest.fixture
+def mixed(folder: Folder) -> Local:
+    return mix(folder)
+
+
+def test_a_pool_is_one_block_per_kind_laid_end_to_end(mixed: Local) -> None:
+    pool = mixed.pretraining("s2", 8)
+    assert pool.starts == [0, 9, 12]
+    assert [[band.name for band in block.kind.bands] for block in pool.blocks] == [
+        ["B03", "B08"], ["B04", "B08"],
+    ]  # fmt: skip
+    for block in pool.blocks:
+        assert block.read(np.arange(2)).kind == block.kind
+        assert not block.quick
+    assert pool.limit is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.integers(0, 8), max_size=20))
+def test_samples_come_in_the_order_of_the_rows(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[int]
 ) -> None:
-    folder = Folder(tmp_path_factory.mktemp("nested"))
-    folder.stack("x.npz", {}, images=images(12, 2, 4))
-    folder.stack("y.npz", {"bands": ["B04", "B08"]}, images=images(9, 2, 4))
-    source, (few, many) = folder.open(), sorted((few, many))
-    small = ids(source.pretraining("s2", range(5, 5 + few), 4, (seed, 3)))
-    large = ids(source.pretraining("s2", range(many), 4, (seed, 3)))
-    assert set(small) <= set(large)
-    assert len(set(small)) == len(small) == min(few, 21)
-    assert len(set(large)) == len(large) == min(many, 21)
+    source = mix(Folder(tmp_path_factory.mktemp("rows")))
+    block = source.pretraining("s2", 8).blocks[0]
+    whole, some = block.read(np.arange(9)), block.read(np.array(rows, np.int64))
+    assert some.ids.tolist() == whole.ids[rows].tolist()
+    assert some.kind == whole.kind
+    np.testing.assert_array_equal(some.pixels, whole.pixels[rows])
+    np.testing.assert_array_equal(some.lonlat, whole.lonlat[rows])  # type: ignore[index, arg-type]
+    assert some.dates.tolist() == whole.dates[rows].tolist()  # type: ignore[union-attr, index]
 
 
-def test_a_draw_depends_on_seed_and_sensor_and_nothing_else(folder: Folder) -> None:
-    folder.stack("x.npz", {}, images=images(60, 2, 4))
-    folder.stack("y.npz", {"sensor": "landsat", "bands": ["B3", "B5"]}, images=images(60, 2, 4))
-
-    def draw(sensor: str, *seed: int) -> list[str]:
-        parts = folder.open().pretraining(sensor, range(6), 4, seed)
-        return [name.split("#")[1] for name in ids(parts)]
-
-    first = draw("s2", 0, 1)
-    assert first == draw("s2", 0, 1)
-    assert first != draw("s2", 0, 2)
-    assert first != draw("s2", 1, 1)
-    assert first != draw("landsat", 0, 1)
-    # A draw by any other key would silently change every run of the same name.
-    want = stream(0, 1, "local", "s2").permutation(60)[:6]
-    assert first == [f"{i},0,0" for i in sorted(want)]
+def test_dates_come_from_the_index_or_the_file(mixed: Local) -> None:
+    known, unknown = seen(mixed, 8)
+    assert known.dates is not None
+    assert known.dates.tolist() == ["2020-07-15"] * 4 + [f"2021-01-0{day}" for day in range(1, 6)]
+    assert unknown.dates is None
+    assert unknown.lonlat is None
 
 
-def test_a_call_decodes_each_file_once_even_without_memory(
+def test_places_and_dates_that_only_some_files_tell_are_not_made_up(folder: Folder) -> None:
+    for i, told in enumerate([{}, {"dates": ["2021-01-01"]}, {"lonlat": [(1, 2)]}]):
+        folder.stack(f"{i}.npz", {}, images=images(1, 2, 4, seed=i), **told)  # type: ignore[arg-type]
+    (part,) = seen(folder.open(), 4)
+    assert part.dates is not None
+    assert part.dates.tolist() == ["", "2021-01-01", ""]
+    np.testing.assert_array_equal(part.lonlat, [(np.nan,) * 2, (np.nan,) * 2, (1, 2)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dates", "fine"),
+    [
+        (np.array(["2020-02-29", "2021-12-31"], "datetime64[ns]"), True),
+        (["2020-02-29", "2021-12-31"], True),
+        (["2021-02-29", "2021-12-31"], False),
+        (["2020-02", "2021-12"], False),
+        (["", "2021-12-31"], False),
+        (np.array(["2020-02-29", "NaT"], "datetime64[D]"), False),
+        ([20200229, 20211231], False),
+        (np.array([0, 10**8], "datetime64[D]"), False),
+        (["2020-02-29"], False),
+    ],
+)
+def test_a_date_is_a_day_or_refused(folder: Folder, dates: Any, fine: bool) -> None:
+    folder.stack("x.npz", {}, images=images(2, 2, 4), dates=dates)
+    if fine:
+        (part,) = seen(folder.open(), 4)
+        assert part.dates is not None
+        assert part.dates.tolist() == ["2020-02-29", "2021-12-31"]
+    else:
+        with pytest.raises(ValueError, match=r"x.npz: array 'dates' "):
+            seen(folder.open(), 4)
+
+
+def test_reading_decodes_each_file_once_even_without_memory(
     two_files: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = two_files.open()
-    source.available("s2", 8)
+    (block,) = source.pretraining("s2", 8).blocks
+    folder = source._folder.files
+    folder._cache.clear()
     monkeypatch.setattr(files, "CACHE_BYTES", 0)
-    decoded: list[str] = []
-    decode = source._files._decode
+    opened: list[str] = []
+    open_ = folder._open
 
-    def counted(path: str, key: str) -> Numbers:
-        decoded.append(path)
-        return decode(path, key)
+    def counted(path: str) -> Any:
+        opened.append(path)
+        return open_(path)
 
-    monkeypatch.setattr(source._files, "_decode", counted)
-    source._files._cache.clear()
-    seen(source, 8)
-    assert sorted(decoded) == ["a/scene.tif", "stack.npz"]
-    assert len(source._files._cache) == 1  # memory is bounded: only the last file stays
+    monkeypatch.setattr(folder, "_open", counted)
+    block.read(np.array([0, 10, 3, 7, 5, 1]))  # back and forth between the two files
+    assert sorted(opened) == ["a/scene.tif", "stack.npz"]
+    assert list(folder._cache) == [("stack.npz", "images")]  # memory is bounded: only the last
+
+
+@pytest.mark.parametrize("pieces", [1, 5_000, 2**25])
+def test_a_scene_too_large_for_memory_gives_the_same_samples(
+    task_folder: Folder, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    numbers = images(1, 2, 70, seed=3)[0]
+    numbers[0, 33, 12] = 0
+    write_scene(task_folder.root / "s.tif", numbers)
+    task_folder.pretrain("s.tif", "scene", nodata=0)
+    task_folder.pretrain("task.npz", "stack")
+    whole = seen(task_folder.open(), 8)
+    assert sum(map(len, whole)) == 63 + 5
+    monkeypatch.setattr(files, "CACHE_BYTES", 0)
+    monkeypatch.setattr(files, "PIECE_BYTES", pieces)
+    for small, large in zip(seen(task_folder.open(), 8), whole, strict=True):
+        assert small.ids.tolist() == large.ids.tolist()
+        np.testing.assert_array_equal(small.pixels, large.pixels)
+
+
+def test_each_sensor_has_its_own_places_which_change_with_what_makes_them(folder: Folder) -> None:
+    folder.stack("x.npz", {}, images=images(3, 2, 4))
+    folder.stack("y.npz", {"sensor": "landsat", "bands": ["B3", "B5"]}, images=images(3, 2, 4))
+    source = folder.open()
+    first = source.places("s2")
+    assert first == folder.open().places("s2") == source.pretraining("s2", 4).places
+    assert first != source.places("landsat")
+    assert str(folder.root) not in first
+    assert first != Local(LocalConfig(str(folder.root), leakage_km=1)).places("s2")
+    folder.stack("x.npz", images=images(4, 2, 4))
+    assert first != folder.open().places("s2")
+    assert source.places("landsat") != folder.open().places("landsat")
 
 
 # What pretraining must not see.
@@ -296,7 +388,7 @@ def test_rows_of_a_task_without_a_probe_are_left_out_too(task_folder: Folder) ->
     (task,) = task_folder.index["tasks"]
     task |= {"kind": "change_segmentation", "metric": "iou_positive"}
     source = task_folder.open()
-    assert source.available("s2", 9) == 5
+    assert len(source.pretraining("s2", 9)) == 5
     assert source.tasks("s2") == []
     assert source.unsupported("s2") == [("land", "change_segmentation")]
     assert source.unsupported("s1") == []
@@ -344,7 +436,7 @@ def test_images_whose_footprint_may_meet_a_held_one_are_left_out(folder: Folder)
     # The last one lies on a training item, which is no reason to leave it out.
     assert ids(seen(source, 8)) == ["x.npz#2,0,0", "x.npz#3,0,0"]
     # A smaller tile is somewhere in the image, so the image's footprint counts.
-    assert source.available("s2", 4) == 8
+    assert len(source.pretraining("s2", 4)) == 8
     (part,) = seen(source, 8)
     assert part.lonlat is not None
     np.testing.assert_array_equal(part.lonlat, at[2:])
@@ -436,6 +528,102 @@ def test_no_overlap_of_two_squares_is_missed_whatever_way_they_are_turned(
     assert not here.meets(files.Ground(np.array([(lon, lat - 1.5)]), other))[0]
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), n=st.integers(0, 40), m=st.integers(0, 40),
+    side=st.floats(1, 50_000), other=st.floats(1, 50_000), margin=st.sampled_from([0, 1, 1e3, 1e5, 9e5]),
+    spread=st.sampled_from([1e-5, 1e-2, 1, 20]), middle=st.tuples(st.floats(-180, 180), st.floats(-89, 89)),
+)  # fmt: skip
+def test_near_ground_is_what_all_great_circle_distances_say(
+    seed: int, n: int, m: int, side: float, other: float, margin: float, spread: float,
+    middle: tuple[float, float],
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    here, there = (
+        np.clip(middle + rng.normal(0, spread, (count, 2)), (-360, -90), (360, 90))
+        for count in (n, m)
+    )
+    # Haversine's formula, all pairs.
+    lon, lat = np.deg2rad(here).T[:, :, None]
+    far_lon, far_lat = np.deg2rad(there).T[:, None]
+    chord = (
+        np.sin((lat - far_lat) / 2) ** 2
+        + np.cos(lat) * np.cos(far_lat) * np.sin((lon - far_lon) / 2) ** 2
+    )
+    metres = 2 * files.EARTH_RADIUS_M * np.arcsin(np.minimum(1, np.sqrt(chord)))
+    reach = (side + other) / math.sqrt(2) + margin
+    nearest = metres.min(axis=1, initial=np.inf)
+    got = files.Ground(here, side).meets(files.Ground(there, other), margin)
+    clear = np.abs(nearest - reach) > 1e-3  # rounding decides the rest
+    np.testing.assert_array_equal(got[clear], (nearest < reach)[clear])
+
+
+def test_a_million_places_are_compared_without_listing_all_pairs() -> None:
+    rng = np.random.default_rng(0)  # a table of all pairs would take 80 GB
+    places = files.Ground(rng.uniform((-180, -60), (180, 60), (10**6, 2)), 100)
+    held = files.Ground(places.lonlat[:10_000] + np.array([0.001, 0]), 100)
+    near = places.meets(held, 1000)
+    assert near[:10_000].all()
+    assert near.sum() < 20_000
+
+
+@pytest.mark.parametrize(
+    ("leakage_km", "kept"), [(0, [2, 3]), (0.003, [2, 3]), (0.006, [3]), (9, [])]
+)
+def test_images_near_a_held_one_are_left_out(
+    folder: Folder, leakage_km: float, kept: list[int]
+) -> None:
+    # 8 px of 10 m: circles around two such squares meet below 113.1 m, so 118 m are 4.9 m apart.
+    metres = np.array([0, 110, 118, 5_000])
+    at = np.stack([metres / DEGREE_M, np.zeros(4)], axis=1)
+    folder.stack("x.npz", {}, images=images(4, 2, 8), lonlat=at)
+    folder.stack(
+        "t.npz", images=images(3, 2, 8, seed=1), labels=[0, 1, 0], split=["test", "train", "val"],
+        lonlat=[(0, 0), (5_000 / DEGREE_M, 0), (9, 9)],
+    )  # fmt: skip
+    folder.task("t.npz", classes=["x", "y"], floor=0)
+    folder.open()
+    source = Local(LocalConfig(str(folder.root), leakage_km=leakage_km))
+    assert ids(seen(source, 8)) == [f"x.npz#{i},0,0" for i in kept]
+    assert ("leakage_km" in source.identity) == (leakage_km > 0)
+
+
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize(("leakage_km", "margin"), [(0, 0), (0.0299, 3), (0.04, 4), (0.3, 30)])
+def test_tiles_near_a_held_window_of_their_scene_are_left_out_to_the_pixel(
+    folder: Folder, placed: bool, leakage_km: float, margin: int
+) -> None:
+    write_scene(folder.root / "s.tif", images(1, 2, 64)[0], placed=placed)
+    folder.pretrain("s.tif", "scene")
+    corners = np.array([(0, 0), (20, 9), (41, 60)])
+    folder.stack("w.npz", rowcol=corners, labels=[0, 1, 0], split=["train", "val", "test"])
+    folder.task("w.npz", scene="s.tif", windows="rowcol", patch_px=4, classes=["x", "y"], floor=0)
+    held = np.zeros((64, 64), bool)
+    for row, col in corners[1:]:
+        held[max(0, row - margin) : row + 4 + margin, max(0, col - margin) : col + 4 + margin] = (
+            True
+        )
+    want = [
+        f"s.tif#0,{row},{col}"
+        for row in range(0, 64, 4)
+        for col in range(0, 64, 4)
+        if not held[row : row + 4, col : col + 4].any()
+    ]
+    folder.open()
+    assert ids(seen(Local(LocalConfig(str(folder.root), leakage_km=leakage_km)), 4)) == want
+
+
+def test_a_pixel_size_that_contradicts_the_place_is_refused(folder: Folder) -> None:
+    write_scene(folder.root / "s.tif", images(1, 2, 16)[0], gsd_m=30)
+    folder.pretrain("s.tif", "scene")
+    with pytest.raises(
+        ValueError, match=r"s.tif: pixels are 29.93 x 30.06 m on the ground.*gsd_m=10"
+    ):
+        seen(folder.open(), 8)
+    folder.index["pretrain"][0]["gsd_m"] = 30
+    assert len(seen(folder.open(), 8)[0]) == 4
+
+
 def test_ground_of_one_corpus_is_not_given_twice(folder: Folder) -> None:
     at = [(0, 0), (1, 1)]
     for path, corpus in (("a", "x"), ("b", "x"), ("c", "y")):
@@ -519,6 +707,8 @@ def test_clusters_are_the_values_of_an_array_and_an_empty_one_stands_alone(
     items = task_folder.labelled()
     assert clusters(items) == ["a", "a", "b", "row 3", "row 4", "c", "c", "c"]
     assert items.task.clustered
+    arrays(event=[1.0, 1.0, 2.5, np.nan, np.nan, 3, 3, 3, 4, 4])(task_folder)
+    assert clusters(task_folder.labelled()) == ["1.0", "1.0", "2.5", "row 3", "row 4", *["3.0"] * 3]
     task_folder.index["tasks"][0]["cluster"] = None
     items = task_folder.labelled()
     assert len(set(clusters(items))) == 8
@@ -589,16 +779,167 @@ def test_an_item_with_nodata_is_refused_not_filled_in(folder: Folder) -> None:
         folder.labelled()
 
 
+def test_labelled_images_that_contradict_their_unit_are_refused(task_folder: Folder) -> None:
+    task_folder.index["tasks"][0]["scale"] = 1e-3  # about 5 on average
+    message = (
+        r"task.npz: band B03 is \d\.\d+ on average, reflectance must lie in -0.1..1.5; correct"
+    )
+    with pytest.raises(ValueError, match=message):
+        task_folder.labelled()
+
+
+def test_one_band_of_another_unit_is_found_out(folder: Folder) -> None:
+    numbers = images(4, 2, 8)
+    numbers[:, 0] = 2 + numbers[:, 0] % 2  # a mask in place of B03
+    reading = {"sensor": "naip", "bands": ["R", "G"], "unit": "brightness8", "scale": 1, "gsd_m": 1}
+    folder.stack("x.npz", reading, images=numbers)
+    message = (
+        r"x.npz: band G is \d+ on average, brightness8 must lie in 1..255; correct unit, scale=1 or"
+    )
+    with pytest.raises(ValueError, match=message):
+        folder.open().pretraining("naip", 8)
+
+
+def test_images_smaller_than_a_patch_are_refused(folder: Folder) -> None:
+    folder.stack("t.npz", images=images(3, 2, 3), labels=[0, 1, 0], split=["train", "val", "test"])
+    folder.task("t.npz", classes=["x", "y"], floor=0)
+    with pytest.raises(ValueError, match=r"t.npz: images are 3x3 px, a task's must be 4 px"):
+        folder.labelled()
+
+
+def test_items_know_their_dates(task_folder: Folder) -> None:
+    assert task_folder.labelled().samples.dates is None
+    task_folder.index["tasks"][0]["date"] = "2020-07-15"
+    assert task_folder.labelled().samples.dates.tolist() == ["2020-07-15"] * 8  # type: ignore[union-attr]
+    arrays(dates=[f"2020-01-{day:02}" for day in range(1, 11)])(task_folder)
+    found = task_folder.labelled().samples.dates
+    assert found is not None
+    assert found.tolist() == [f"2020-01-{day:02}" for day in range(1, 9)]
+
+
 # The folder as a whole.
 
 
-def test_sensors_come_in_the_order_of_the_table(folder: Folder) -> None:
-    for sensor, bands in (("modis", ["B01"]), ("s1", ["VV"]), ("s2", ["B8A"])):
+def test_sensors_come_in_the_order_of_the_table_then_of_the_index(folder: Folder) -> None:
+    folder.index["sensors"] = {"ours": OURS}
+    for sensor, bands in (
+        ("umbra", ["VV"]), ("modis", ["B01"]), ("ours", ["nir"]), ("s1", ["VV"]), ("s2", ["B8A"]),
+        ("linz", ["R"]),
+    ):  # fmt: skip
         folder.stack(f"{sensor}.npz", {"sensor": sensor, "bands": bands}, images=images(1, 1, 4))
     source = folder.open()
-    assert list(source.sensors) == ["s1", "s2", "modis"]
-    assert all(source.sensors[name] is SENSORS[name] for name in source.sensors)
-    assert any("confounded" in caveat for caveat in source.caveats)
+    assert list(source.sensors) == ["s1", "s2", "modis", "umbra", "ours", "linz"]
+    assert all(source.sensors[name] is CATALOG[name] for name in source.sensors if name != "ours")
+
+
+OURS: dict[str, Any] = {
+    "title": "Ours",
+    "gsd_m": 2,
+    "unit": "reflectance",
+    "bands": {
+        "red": {"wavelength_um": 0.66, "fwhm_um": 0.03, "gsd_m": 4},
+        "nir": {"wavelength_um": 0.86, "fwhm_um": 0.04, "unit": None},
+        "HH": {"polarisation": "HH", "frequency_ghz": 9.6, "unit": "dB"},
+    },
+}
+
+
+def test_a_folder_brings_its_own_sensors(task_folder: Folder) -> None:
+    task_folder.index["sensors"] = {"ours": OURS}
+    (task,) = task_folder.index["tasks"]
+    task |= {"sensor": "ours", "bands": ["nir", "red"]}
+    task_folder.stack(
+        "x.npz", {"sensor": "ours", "bands": ["red", "nir"], "gsd_m": 3}, images=images(2, 2, 8)
+    )
+    source = task_folder.open()
+    ours = Sensor(
+        "ours",
+        "Ours",
+        2.0,
+        (
+            Band("red", 4.0, Unit.REFLECTANCE, 0.66, 0.03),
+            Band("nir", 2.0, Unit.REFLECTANCE, 0.86, 0.04),
+            Band("HH", 2.0, Unit.DB, polarisation="HH", frequency_ghz=9.6),
+        ),
+    )
+    assert dict(source.sensors) == {"ours": ours}
+    assert "ours" not in CATALOG
+    (part,) = seen(source, 8, "ours")
+    assert part.bands == ours.select(["red", "nir"], grid_m=3)
+    (found,) = source.tasks("ours")
+    assert source.labelled(found, 8).samples.bands == ours.select(["nir", "red"])
+    assert source.tasks("umbra") == []
+
+
+@pytest.mark.parametrize(
+    ("sensors", "message"),
+    [
+        ({"s2": OURS}, "sensors: 's2' is another sensor in gfmsum.catalog; rename"),
+        ({"all": OURS}, "sensors: all: sensor name 'all' already means a mix"),
+        ({"Ours": OURS}, "sensors: Ours: sensor name 'Ours' must be small letters"),
+        ({"ours": {}}, "sensors: ours: must hold entries"),
+        (
+            {"ours": OURS | {"gsd": 2}},
+            "sensors: ours, gsd: unknown entry 'gsd'.*did you mean 'gsd_m'",
+        ),
+        ({"ours": OURS | {"gsd_m": None}}, "sensors: ours: has no gsd_m"),
+        ({"ours": OURS | {"gsd_m": -2}}, "sensors: ours.*gsd_m=-2"),
+        ({"ours": OURS | {"bands": ["red"]}}, "sensors: ours, bands: must hold entries"),
+        ({"ours": OURS | {"unit": "kelvin"}}, "sensors: ours, unit: unknown unit 'kelvin'"),
+        ({"ours": 3}, "sensors: ours: must hold entries"),
+        ([OURS], r"sensors is \[.*it must be an object"),
+    ],
+)
+def test_a_definition_that_is_wrong_or_another_one_s_is_refused(
+    two_files: Folder, sensors: Any, message: str
+) -> None:
+    two_files.index["sensors"] = sensors
+    with pytest.raises(ValueError, match=message) as refused:
+        two_files.open()
+    assert "index.json" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_known_sensor_may_be_described_as_it_is(two_files: Folder) -> None:
+    bands = {
+        band.name: {
+            "gsd_m": band.gsd_m, "wavelength_um": band.wavelength_um, "fwhm_um": band.fwhm_um
+        }
+        for band in CATALOG["gaofen"].bands
+    }  # fmt: skip
+    described = {"title": "Gaofen-1/2 PMS", "gsd_m": 4, "unit": "reflectance", "bands": bands}
+    two_files.index["sensors"] = {"gaofen": described}
+    assert list(two_files.open().sensors) == ["s2"]
+    described["gsd_m"] = 8
+    with pytest.raises(ValueError, match="'gaofen' is another sensor"):
+        two_files.open()
+
+
+def test_a_sample_is_thin_where_places_are_few(folder: Folder) -> None:
+    def far(n: int) -> Numbers:
+        """Places 11 km apart, on the equator."""
+        return np.stack([np.arange(n) * 0.1, np.zeros(n)], axis=1) + 0.001
+
+    folder.stack("x.npz", {}, images=images(100, 2, 4), lonlat=far(100))
+    assert folder.open().caveats == ()
+    landsat = {"sensor": "landsat", "bands": ["B3", "B5"], "rows": {"split": ["train"]}}
+    split = ["train"] * 98 + ["test"] * 10
+    folder.stack("y.npz", landsat, images=images(108, 2, 4), lonlat=far(108), split=split)
+    folder.stack("z.npz", landsat | {"rows": {}}, images=images(3, 2, 4))
+    (thin,) = folder.open().caveats
+    assert "shows 99 of landsat places 10 km wide" in thin
+
+
+def test_who_does_not_tell_its_places_is_named(task_folder: Folder) -> None:
+    task_folder.stack("x.npz", {}, images=images(2, 2, 8))
+    write_scene(task_folder.root / "s.tif", images(1, 2, 8)[0])
+    task_folder.pretrain("s.tif", "scene")
+    _, unknown = task_folder.open().caveats
+    assert (
+        "1 of 2 files of s2, the items of land lie: whether pretraining tiles are on the" in unknown
+    )
+    _, unknown = Local(LocalConfig(str(task_folder.root), leakage_km=2.5)).caveats
+    assert "within 2.5 km of validation and test items" in unknown
 
 
 def test_identity_changes_with_index_and_files_and_holds_no_absolute_path(
@@ -656,20 +997,20 @@ def top(key: str, value: Any) -> Callable[[Folder], None]:
         (spoil("pretrain", 0, "path", value=...), "path is missing, it must be a text"),
         (spoil("pretrain", 0, "scale", value="1"), "scale is '1', it must be a finite number"),
         (spoil("pretrain", 0, "offset", value=...), "offset is missing"),
-        (spoil("pretrain", 0, "gsd_m", value=0), "gsd_m is 0, it must be above 0"),
+        (spoil("pretrain", 0, "gsd_m", value=0), "gsd_m is 0, it must be a number from 0.001"),
         (spoil("pretrain", 0, "rows", value={"split": "train"}), r"rows is .*\[allowed values\]"),
         (spoil("pretrain", 0, "shape", value="big"), "shape is 'big'"),
         (spoil("tasks", 0, "metric", value="f1"), r"tasks\[0\] 'land': unknown metric 'f1'"),
         (spoil("tasks", 0, "metric", value="r2"), "metric is 'r2', it must be one for classif"),
         (spoil("tasks", 0, "split", value={"by": "luck"}), "split: unknown by 'luck'"),
-        (spoil("tasks", 0, "split", value={"by": "kfold", "k": 2}), "k is 2, it must be at least"),
+        (spoil("tasks", 0, "split", value={"by": "kfold", "k": 2}), "k is 2, it must be a whole number from 3"),
         (spoil("tasks", 0, "split", value={"by": "kfold", "k": 3.5}), "k is 3.5.*whole number"),
         (spoil("tasks", 0, "split", value={"by": "array"}), "split: key is missing"),
         (spoil("tasks", 0, "keep", value={"labels": {"above": 1}}), "unknown rule 'above'"),
         (spoil("tasks", 0, "keep", value={"labels": [1]}), r"keep 'labels' is \[1\]"),
         (spoil("tasks", 0, "keep", value={"labels": {"in": 1}}), "in is 1, it must be a list"),
         (spoil("tasks", 0, "scene", value="no.tif"), "scene is 'no.tif', it must be a file"),
-        (spoil("tasks", 0, "scene", value="task.npz"), "patch_px is missing"),
+        (spoil("tasks", 0, "scene", value="task.npz"), "scene is 'task.npz', .* a GeoTIFF"),
         (spoil("tasks", 0, "target", value=...), "target is missing"),
         (spoil("tasks", 0, "classes", value=...), "classes is missing"),
         (lambda folder: folder.index["tasks"].append(folder.index["tasks"][0]), "called 'land'"),
@@ -723,11 +1064,11 @@ def arrays(**changed: Any) -> Callable[[Folder], None]:
     [
         (cut_short("task.npz"), r"task.npz: cannot be read"),
         (cut_short("scene.tif"), r"scene.tif: cannot be read"),
-        (arrays(images=np.array([{}] * 10)), r"cannot be read \(Object arrays.*allow_pickle"),
+        (arrays(images=np.array([{}] * 10)), "task.npz: array 'images' is object"),
         (arrays(images=images(10, 3, 9)), "task.npz: array 'images' has 3 bands, the index"),
         (arrays(images=images(10, 2, 9)[0]), "task.npz: array 'images' is uint16 .*4-dimensional"),
         (arrays(images=images(10, 2, 9).astype(complex)), "task.npz: array 'images' is complex"),
-        (arrays(images=images(9, 2, 9)), "task.npz: array 'labels' has shape .* must be 9"),
+        (arrays(images=images(9, 2, 9)), "task.npz: array 'labels' has 10 rows.* are 9 images"),
         (arrays(bands=["B08", "B03"]), "task.npz: the file calls its bands B08, B03, the index"),
         (arrays(split=["train"] * 9), "task.npz: array 'split' has shape"),
         (arrays(split=["dev"] * 10), "task.npz: array 'split' holds 'dev'"),
@@ -735,7 +1076,7 @@ def arrays(**changed: Any) -> Callable[[Folder], None]:
         (arrays(labels=[9] * 10), "task.npz: array 'labels' holds labels 9 to 9"),
         (arrays(labels=[0.5] * 10), "task.npz: array 'labels' holds labels|keeps no row"),
         (arrays(purity=[0.1] * 10), "task.npz: task land keeps no row"),
-        (arrays(purity=["a"] * 10), "task.npz: array 'purity' is .* needs numbers"),
+        (arrays(purity=["a"] * 10), "task.npz: array 'purity' is .* must hold numbers"),
         (arrays(lonlat=[[500.0, 0.0]] * 10), "task.npz: array 'lonlat' must hold a longitude"),
         (spoil("tasks", 0, "target", value="label"), "task.npz: has no array 'label', only images"),
         (spoil("tasks", 0, "cluster", value="place"), "task.npz: has no array 'place'"),
@@ -747,7 +1088,7 @@ def arrays(**changed: Any) -> Callable[[Folder], None]:
         (spoil("pretrain", 0, "rows", value={"fold": [1]}), "task.npz: has no array 'fold'"),
         (spoil("pretrain", 0, "shape", value=[10, 2, 9, 8]), "task.npz: array 'images' has shape"),
         (spoil("pretrain", 0, "dtype", value="int16"), "task.npz: array 'images' has dtype uint16"),
-        (spoil("pretrain", 0, "scale", value=1), "task.npz: values are .* reflectance must lie in"),
+        (spoil("pretrain", 0, "scale", value=1), "task.npz: band B03 is .*, reflectance must lie in"),
         (spoil("pretrain", 1, "bands", value=["B03"]), "scene.tif: the raster has 2 bands"),
         (spoil("pretrain", 1, "bands", value=["B08", "B03"]), "scene.tif: the file calls"),
     ],
@@ -772,6 +1113,225 @@ def test_a_broken_file_is_refused_in_one_line_once_it_is_read(
     assert "\n" not in str(refused.value)
 
 
+def test_a_scene_that_refers_to_other_files_is_not_followed(two_files: Folder) -> None:
+    """GDAL reads many formats, some of which fetch what they name."""
+    elsewhere = two_files.root.parent / "elsewhere.tif"
+    write_scene(elsewhere, images(1, 2, 16)[0])
+    (two_files.root / "a" / "scene.tif").write_text(
+        '<VRTDataset rasterXSize="16" rasterYSize="16">'
+        + "".join(
+            f'<VRTRasterBand dataType="UInt16" band="{band}"><SimpleSource><SourceFilename>'
+            f"{elsewhere}</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+            for band in (1, 2)
+        )
+        + "</VRTDataset>"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(two_files.root / "a" / "scene.tif") as followed:
+            assert followed.read().any()
+    with pytest.raises(ValueError, match=r"scene.tif: cannot be read"):
+        seen(two_files.open(), 8)
+
+
+def test_a_head_that_claims_more_than_a_file_can_hold_is_not_believed(folder: Folder) -> None:
+    folder.stack("x.npz", {}, images=np.zeros((3000, 2, 100, 100), np.uint8))
+    folder.stack("y.npz", {}, images=images(2, 2, 8))
+    np.savez_compressed(folder.root / "x.npz", images=np.zeros((3000, 2, 100, 100), np.uint8))
+    source = folder.open()
+    folder_files = source._folder.files
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "MOST_EXPANDED", 500)
+        with pytest.raises(ValueError, match=r"x.npz: its pixels would be \d+ times its size"):
+            seen(source, 8)
+        assert not folder_files._cache
+
+
+def test_a_slip_in_a_field_is_found_out_but_other_fields_are_welcome(task_folder: Folder) -> None:
+    task_folder.pretrain("task.npz", "stack", note="ours", licence="CC0", caveat="thin")
+    task_folder.index["comment"] = task_folder.index["tasks"][0]["pairs_with"] = "x"
+    task_folder.open()
+    for part, slip, right in (("pretrain", "nodta", "nodata"), ("tasks", "clusters", "cluster")):
+        entry = task_folder.index[part][0]
+        entry.pop(right)
+        entry[slip] = 0
+        with pytest.raises(
+            ValueError, match=f"field '{slip}' is not known; did you mean '{right}'"
+        ):
+            task_folder.open()
+        entry.pop(slip)
+
+
+# Everything that is wrong, at once.
+
+
+def test_a_sound_folder_has_no_problems(task_folder: Folder) -> None:
+    task_folder.pretrain("task.npz", "stack")
+    task_folder.open()
+    assert problems(str(task_folder.root)) == []
+
+
+def test_all_that_is_wrong_with_an_index_is_told_at_once(task_folder: Folder) -> None:
+    for path in ("a.npz", "b.npz", "c.npz"):
+        task_folder.stack(path, {}, images=images(2, 2, 8))
+    task_folder.index["sensors"] = {"s2": OURS, "ours": OURS | {"gsd_m": 0}}
+    first, second, _ = task_folder.index["pretrain"]
+    first |= {"scale": "1", "unit": "kelvin", "path": "no.npz", "date": "2020-02-30"}
+    second |= {"bands": ["B03", "B8"], "nodata": "none"}
+    del second["offset"]
+    task_folder.index["pretrain"] += [7, task_folder.index["pretrain"][2]]
+    (task,) = task_folder.index["tasks"]
+    task |= {
+        "name": "la/nd",
+        "metric": "r2",
+        "split": {"by": "array"},
+        "keep": {"labels": {"up": 1}},
+    }
+    task_folder.index["tasks"] += [
+        {"name": "other"},
+        task | {"name": "same", "metric": "accuracy", "split": {"by": "kfold", "k": 3}, "keep": {}},
+        task | {"name": "same", "metric": "accuracy", "split": {"by": "kfold", "k": 4}, "keep": {}},
+    ]
+    with pytest.raises(
+        ValueError, match=r"\(\d\d more: python -m gfmsum.data check .* lists them\)"
+    ):
+        task_folder.open()
+    found = problems(str(task_folder.root))
+    assert len(set(found)) == len(found)
+    for wanted in (
+        "sensors: 's2' is another", "sensors: ours, bands, nir: band nir: gsd_m=0",
+        "pretrain[0]: scale is '1'", "pretrain[0]: unknown unit 'kelvin'",
+        "pretrain[0]: path is 'no.npz'", "pretrain[0]: date is '2020-02-30', it must be a day",
+        "pretrain[1]: sensor s2: unknown band 'B8'", "pretrain[1]: nodata is 'none'",
+        "pretrain[1]: offset is missing", "pretrain[3] is 7", "pretrain[4] is the file of pretrain[2]",
+        "tasks[0]: name is 'la/nd'", "metric is 'r2', it must be one for classification",
+        "split: key is missing", "keep 'labels': unknown rule 'up'", "tasks[1] 'other': kind",
+        "tasks[1] 'other': path is missing", "tasks[1] 'other': bands is missing",
+        "two tasks are called 'same'",
+    ):  # fmt: skip
+        assert [line for line in found if wanted in line], wanted
+    sound = [line for line in found if "index.json" not in line]
+    assert sound == [line for line in found if "task.npz: warning: task same is tested" in line]
+
+
+def test_all_that_is_wrong_with_the_files_is_told_at_once(task_folder: Folder) -> None:
+    write_scene(task_folder.root / "s.tif", images(1, 2, 40)[0], ("B08", "B03"))
+    task_folder.pretrain("s.tif", "scene", shape=[2, 40, 41], dtype="int16")
+    task_folder.stack("empty.npz", {"nodata": 0}, images=np.zeros((3, 2, 40, 40), np.uint16))
+    task_folder.stack("dark.npz", {"scale": 1e-8, "unit": "dB"}, images=images(3, 2, 40))
+    task_folder.stack("short.npz", {}, images=images(3, 2, 40))
+    cut_short("short.npz")(task_folder)
+    holes = images(10, 2, 9).astype(np.float32)
+    holes[4:7, 0, 3, 3] = np.nan
+    bad = {
+        "split": ["train"] * 9 + ["dev"],
+        "labels": [1, 1, 3, 1, 3, 3, 3, 1, 9, 9],
+        "event": [[0]] * 10,
+    }
+    arrays(images=holes, **bad)(task_folder)
+    (task,) = task_folder.index["tasks"]
+    task |= {"keep": {"purity": {"min": 0.1}}, "n": {"all": 9}}
+    value = {"kind": "regression", "metric": "r2", "target": "worth", "keep": {}}
+    arrays(worth=[np.inf, *range(9)], at=[(0, 0)] * 9 + [(40, 2)])(task_folder)
+    task_folder.index["tasks"] += [
+        task | value | {"name": "worth"},
+        task | value | {"name": "cut", "scene": "s.tif", "windows": "at", "patch_px": 8, "target": "labels"},
+    ]  # fmt: skip
+    task_folder.open()
+    found = problems(str(task_folder.root))
+    for wanted in (
+        "s.tif: the raster has shape (2, 40, 40), the index says (2, 40, 41)",
+        "s.tif: the raster has dtype uint16, the index says int16",
+        "s.tif: the file calls its bands B08, B03",
+        "empty.npz: warning: no tile of 32 px",
+        "dark.npz: band B03 is 5", "short.npz: cannot be read",
+        "task.npz: array 'split' holds 'dev'", "task.npz: array 'event' has shape",
+        "task.npz: array 'labels' holds labels 1 to 9, task land names 5 classes",
+        "task.npz: task land has 10 all items, the index says 9",
+        "task.npz: array 'worth' holds values that are not finite",
+    ):  # fmt: skip
+        assert [line for line in found if wanted in line], (wanted, found)
+    assert all(line.startswith(str(task_folder.root)) and "\n" not in line for line in found)
+    # Once the first are mended, what they hid is told.
+    arrays(**bad | {"split": ["train"] * 4 + ["val"] * 2 + ["test"] * 4, "labels": [0] * 9 + [1]})(
+        task_folder
+    )
+    task_folder.index["pretrain"][0] |= {"shape": None, "dtype": None, "bands": ["B08", "B03"]}
+    task_folder.index["tasks"][2] |= {"bands": ["B08", "B03"]}
+    task["n"]["all"] = 10
+    task_folder.open()
+    found = problems(str(task_folder.root))
+    for wanted in (
+        "task.npz: array 'at' has windows of 8 px outside the scene of 40x40 px",
+        "task.npz: row 4 of task land (and 2 more rows) holds nodata",
+        "task.npz: warning: task land is tested on 'wood', which no train row shows",
+    ):
+        assert [line for line in found if wanted in line], (wanted, found)
+
+
+def test_problems_of_no_folder_at_all_are_one_line(tmp_path: Path) -> None:
+    (line,) = problems(str(tmp_path / "no"))
+    assert "must be a folder with an index.json" in line
+    (tmp_path / "index.json").write_text("[" * 10**5)
+    (line,) = problems(str(tmp_path))
+    assert "index.json is not JSON" in line
+    (tmp_path / "index.json").write_text('{"schema": 1, "schema": 1}')
+    (line,) = problems(str(tmp_path))
+    assert "index.json: an object has 'schema' twice" in line
+
+
+# What users are told of the format.
+
+
+def test_the_example_of_the_help_is_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = SCHEMA_HELP.split("Example\n")[1]
+    assert example.replace("\n  ", "\n").strip() == EXAMPLE.strip()
+    folder = Folder(tmp_path)
+    folder.index = json.loads(example)
+    (scene,), (task,) = folder.index["pretrain"], folder.index["tasks"]
+    write_scene(tmp_path / scene["path"], images(1, 2, 24)[0], tuple(scene["bands"]), gsd_m=3)
+    n, parts = 30, ["train", "val", "test"]
+    arrays = {"labels": np.arange(n) % 2, "split": np.repeat(parts, 10), "bands": task["bands"]}
+    at = np.random.default_rng(0).uniform(10, 20, (n, 2))
+    folder.stack(task["path"], images=images(n, 2, 12), lonlat=at, **arrays)
+    source = folder.open()
+    (part,) = seen(source, 8, "superdove")
+    assert len(part) == 9
+    assert part.dates is not None
+    assert set(part.dates.tolist()) == {scene["date"]}
+    (found,) = source.tasks("superdove")
+    assert found.classes == ("field", "orchard")
+    assert source.labelled(found, 8).samples.pixels.shape == (30, 2, 12, 12)
+    assert problems(str(tmp_path)) == []
+
+
+def test_the_help_lists_every_field_that_is_read(
+    task_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries: list[_Entry] = []
+    made = _Entry.__init__
+
+    def note(self: _Entry, *args: Any) -> None:
+        made(self, *args)
+        entries.append(self)
+
+    monkeypatch.setattr(_Entry, "__init__", note)
+    write_scene(task_folder.root / "s.tif", images(1, 2, 16)[0])
+    task_folder.pretrain("task.npz", "stack")
+    (task,) = task_folder.index["tasks"]
+    task_folder.index["tasks"] += [
+        task | {"name": "b", "scene": "s.tif", "windows": "at", "patch_px": 4},
+        task | {"name": "c", "split": {"by": "kfold", "k": 3}},
+    ]
+    task_folder.open()
+    read = {key for entry in entries for key in entry._asked}
+    assert {"schema", "nodata", "patch_px", "stratified", "min", "ceiling"} <= read
+    for key in read:
+        assert re.search(rf'(^  |, |"){key}\b', SCHEMA_HELP, re.MULTILINE), key
+
+
 def test_windows_beyond_the_scene_are_refused(folder: Folder) -> None:
     write_scene(folder.root / "s.tif", images(1, 2, 16)[0])
     folder.stack(
@@ -785,19 +1345,19 @@ def test_windows_beyond_the_scene_are_refused(folder: Folder) -> None:
 def test_linear_backscatter_does_not_pass_for_decibels(folder: Folder) -> None:
     reading = {"sensor": "s1", "bands": ["VV", "VH"], "unit": "dB"}
     folder.stack("x.npz", reading, images=images(3, 2, 4))  # 0..1 with the default scale
-    with pytest.raises(ValueError, match=r"x.npz: values are 0\..* dB must lie in"):
-        folder.open().available("s1", 4)
+    with pytest.raises(ValueError, match=r"x.npz: band VV is 0\.\d+ on average, dB must lie in"):
+        folder.open().pretraining("s1", 4)
 
 
 def test_what_nobody_knows_is_refused(two_files: Folder) -> None:
     source = two_files.open()
-    for ask in (source.available, lambda s, px: source.pretraining(s, range(1), px, (0,))):
+    for ask in (source.places, lambda sensor: source.pretraining(sensor, 8)):
         with pytest.raises(ValueError, match="unknown sensor 's1': choose from s2"):
-            ask("s1", 8)
+            ask("s1")
     with pytest.raises(ValueError, match="unknown sensor 's9'"):
         source.tasks("s9")
     with pytest.raises(ValueError, match="size_px=0 must be at least 1"):
-        source.available("s2", 0)
+        source.pretraining("s2", 0)
     assert source.tasks("s1") == []
 
 
@@ -836,8 +1396,29 @@ def source() -> Local:
 
 @real
 def test_real_sensors_and_pools(source: Local) -> None:
-    assert {name: source.available(name, 32) for name in source.sensors} == POOLS
+    assert {name: len(source.pretraining(name, 32)) for name in source.sensors} == POOLS
     assert list(source.sensors) == list(SENSORS)
+
+
+@real
+def test_real_pixels_have_no_problems() -> None:
+    assert problems(str(REAL)) == []
+
+
+@real
+def test_real_tiles_near_the_tests_go_when_asked() -> None:
+    source = Local(LocalConfig(str(REAL), leakage_km=10))
+    # Landsat's tests are windows all over one scene, of which nothing is left.
+    assert {name: len(source.pretraining(name, 32)) for name in POOLS} == POOLS | {
+        "landsat": 4_338, "modis": 74
+    }  # fmt: skip
+
+
+@real
+def test_real_places_are_few(source: Local) -> None:
+    thin, unknown = source.caveats
+    assert "10 of s1, 12 of s2, 44 of landsat, 20 of naip places 10 km wide" in thin
+    assert "3 of 10 files of s1, 2 of 18 files of s2, 1 of 4 files of landsat" in unknown
 
 
 @real

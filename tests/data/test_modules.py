@@ -1,41 +1,47 @@
-"""Batches: normalised, mixed by share, the same for any number of workers."""
+"""Batches: normalised, mixed by share, the same for any number of workers, in memory or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gfmsum.data.modules import MixDataModule, SensorDataModule, Statistics, turn
-from gfmsum.data.sample import Labelled, Samples
+from gfmsum.data import modules
+from gfmsum.data.modules import Batch, MixDataModule, SensorDataModule, Statistics, turn
+from gfmsum.data.sample import Kind, Labelled, Pool, Rows, Samples
 from gfmsum.mix import Mix
 from gfmsum.records import Task
-from gfmsum.sensors import SENSORS, Sensor
+from gfmsum.sensors import SENSORS, Sensor, Unit
+
+PLACES = 1000
 
 
 class Noise:
-    """A source whose samples know their number: the first pixel of the first band."""
+    """A source of a thousand places, whose samples are called after them."""
 
     sensors: Mapping[str, Sensor] = SENSORS
     identity: Mapping[str, Any] = {"source": "noise"}
     caveats = ()
 
-    def available(self, sensor: str, size_px: int) -> int | None:
-        return None
+    def places(self, sensor: str) -> str:
+        return "noise"
 
-    def pretraining(
-        self, sensor: str, slots: range, size_px: int, seed: Sequence[int]
-    ) -> list[Samples]:
-        bands = SENSORS[sensor].bands
-        rng = np.random.default_rng([*seed, len(sensor)])
-        pixels = rng.normal(3, 2, (len(slots), len(bands), size_px, size_px)).astype(np.float32)
-        ids = np.array([f"{sensor}/{k}" for k in slots])
-        half = len(slots) // 2  # two kinds of one sensor: all bands, and the first alone
-        return [
-            Samples(sensor, bands, 10.0, pixels[:half], ids[:half]),
-            Samples(sensor, bands[:1], 10.0, pixels[half:, :1], ids[half:]),
-        ]
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        bands = tuple(replace(band, unit=Unit.BRIGHTNESS8) for band in SENSORS[sensor].bands)
+        rng = np.random.default_rng(len(sensor))
+        shape = (PLACES, len(bands), size_px, size_px)
+        pixels = rng.standard_normal(shape, np.float32) * 2 + 30
+        ids = np.array([f"{sensor}/{k}" for k in range(PLACES)])
+        # Two kinds of one sensor: all bands, and the first alone.
+        return Pool(
+            (
+                Samples(sensor, bands, 10.0, pixels[:600], ids[:600]),
+                Samples(sensor, bands[:1], 10.0, pixels[600:, :1], ids[600:]),
+            ),
+            self.places(sensor),
+        )
 
     def tasks(self, sensor: str) -> list[Task]:
         return []
@@ -47,10 +53,54 @@ class Noise:
         raise LookupError(task.name)
 
 
+class Slow:
+    """A block that is not in memory, and counts how often a sample is made."""
+
+    quick = False
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples, self.made = samples, np.zeros(len(samples), int)
+
+    @property
+    def kind(self) -> Kind:
+        return self.samples.kind
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, rows: Rows) -> Samples:
+        np.add.at(self.made, rows, 1)
+        return self.samples.read(rows)
+
+
+class SlowNoise(Noise):
+    """The same from somewhere slow."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Slow] = []
+
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        pool = super().pretraining(sensor, size_px)
+        blocks = [Slow(block) for block in pool.blocks if isinstance(block, Samples)]
+        self.blocks += blocks
+        return replace(pool, blocks=tuple(blocks))
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    parts = [
+        (one, other)
+        for x, y in zip(a, b, strict=True)
+        for one, other in zip(x.parts, y.parts, strict=True)
+    ]
+    return all(p.ids == q.ids and torch.equal(p.pixels, q.pixels) for p, q in parts)
+
+
 def module(**options: Any) -> MixDataModule:
-    mix = Mix.parse("s1+s2+naip", list(SENSORS))
-    settings = {"unique": 90, "seen": 300, "batch": 30, "image_px": 8} | options
-    return MixDataModule(Noise(), mix, **settings)
+    settings = {
+        "source": Noise(), "mix": Mix.parse("s1+s2+naip", list(SENSORS)), "unique": 90, "seen": 300,
+        "batch": 30, "image_px": 8,
+    }  # fmt: skip
+    return MixDataModule(**settings | options)
 
 
 def test_every_step_holds_every_sensor_by_its_share() -> None:
@@ -67,9 +117,35 @@ def test_every_step_holds_every_sensor_by_its_share() -> None:
 
 def test_batches_are_the_same_for_any_number_of_workers() -> None:
     alone, helped = (list(module(num_workers=n).train_dataloader()) for n in (0, 2))
-    for a, b in zip(alone, helped, strict=True):
-        for one, other in zip(a.parts, b.parts, strict=True):
-            assert torch.equal(one.pixels, other.pixels)
+    assert same(alone, helped)
+
+
+def test_slices_hold_what_the_whole_step_holds() -> None:
+    data = module()
+    data.setup()
+    assert data.batches is not None
+    whole = data.batches.batch(3)
+    halves = [data.batches.batch(3, modules.Slice(j, 2)) for j in range(2)]
+    for kind, _ in whole.counts:
+        (part,) = (part for part in whole.parts if part.kind == kind)
+        found = [part for half in halves for part in half.parts if part.kind == kind]
+        rows = np.concatenate([np.array(part.rows) for part in found])
+        assert sorted(rows.tolist()) == list(part.rows)
+        pixels = torch.cat([part.pixels for part in found])
+        assert torch.equal(pixels[np.argsort(rows)], part.pixels)
+
+
+def test_slow_samples_are_made_once_if_memory_allows_and_anew_if_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = list(module().train_dataloader())
+    kept, anew = SlowNoise(), SlowNoise()
+    assert same(list(module(source=kept, seen=900).train_dataloader())[:10], fast)
+    # Once to measure them, once to keep them.
+    assert all(block.made.max() == 2 for block in kept.blocks)
+    monkeypatch.setattr(modules, "KEPT_BYTES", 1000)
+    assert same(list(module(source=anew, seen=900).train_dataloader())[:10], fast)
+    assert any(block.made.max() > 5 for block in anew.blocks)
 
 
 def test_pixels_are_normalised_per_band() -> None:
@@ -80,14 +156,60 @@ def test_pixels_are_normalised_per_band() -> None:
         assert part.pixels.std(dim=(0, 2, 3)) == pytest.approx(1, abs=1e-2)
 
 
-def test_an_arm_that_sees_a_part_of_the_mix_gets_that_part_of_the_locations() -> None:
-    data = module(sees=("s2",))
-    (batch, *_) = data.train_dataloader()
-    assert {part.sensor for part in batch.parts} == {"s2"}
-    assert data.batches is not None
-    assert data.batches.plan.pools == {"s2": 30}
-    ids = np.concatenate([samples.ids for samples, _ in data.batches.pools["s2"]])
-    assert ids.tolist() == [f"s2/{k}" for k in range(30, 60)]
+def shown(**options: Any) -> dict[str, set[int]]:
+    """Of each sensor the places that a run shows."""
+    places: dict[str, set[int]] = {}
+    for batch in module(**options).train_dataloader():
+        for part in batch.parts:
+            numbers = {int(name.partition("/")[2]) for name in part.ids}
+            places.setdefault(part.sensor, set()).update(numbers)
+    return places
+
+
+def test_each_place_goes_to_one_sensor_and_an_arm_that_sees_one_gets_its_places() -> None:
+    mixed = shown()
+    assert {name: len(places) for name, places in mixed.items()} == {"s1": 30, "s2": 30, "naip": 30}
+    assert len(set.union(*mixed.values())) == 90
+    assert shown(sees=("s2",)) == {"s2": mixed["s2"]}
+    solo = shown(mix=Mix.equal(["s2"]))
+    assert solo["s2"] == set.union(*mixed.values())  # one list for all arms
+    other = shown(seed=(0, 1))
+    assert other["s1"] != mixed["s1"]
+
+
+def test_colocated_sensors_see_the_same_places() -> None:
+    mixed = shown(colocated=True)
+    assert mixed["s1"] == mixed["s2"] == mixed["naip"]
+    assert len(mixed["s1"]) == 30
+    assert shown(colocated=True, sees=("naip",)) == {"naip": mixed["naip"]}
+
+
+def test_pixels_that_are_no_numbers_are_refused_by_name() -> None:
+    class Holed(Noise):
+        def pretraining(self, sensor: str, size_px: int) -> Pool:
+            pool = super().pretraining(sensor, size_px)
+            for block in pool.blocks:
+                assert isinstance(block, Samples)
+                block.pixels[7, 0, 0, 0] = np.nan
+            return pool
+
+    with pytest.raises(ValueError, match=r"s2/(7|607): 1 of \d+ samples .* not finite"):
+        module(source=Holed(), mix=Mix.equal(["s2"]), unique=1000).setup()
+
+
+def test_values_that_contradict_their_unit_are_refused_with_the_numbers() -> None:
+    class Thousands(Noise):
+        def pretraining(self, sensor: str, size_px: int) -> Pool:
+            pool = super().pretraining(sensor, size_px)
+            wrong = [
+                replace(b, pixels=b.pixels * 100) for b in pool.blocks if isinstance(b, Samples)
+            ]
+            return replace(pool, blocks=tuple(wrong))
+
+    with pytest.raises(
+        ValueError, match=r"s1 \(s1/\d+ and \d+ more\): band VV is (2|3)\d{3} on average"
+    ):
+        module(source=Thousands()).setup()
 
 
 def test_a_constant_band_becomes_zero_not_infinity() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,29 +17,38 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from gfmsum import catalog
+from gfmsum.catalog import CATALOG, ENMAP, SKYSAT, UMBRA
 from gfmsum.config import CONTROLS, SyntheticConfig
-from gfmsum.data import synthetic
-from gfmsum.data.sample import Labelled
+from gfmsum.data import instruments, synthetic
+from gfmsum.data.instruments import LOOKS, RANGE, SIGNATURES, Instrument, Noise, respond, signature
+from gfmsum.data.plan import permute, stream
+from gfmsum.data.sample import Labelled, Pool, Samples
 from gfmsum.data.surface import (
     LANDUSES,
+    LATENTS,
     LEVELS,
     MATERIALS,
     PLACES,
     STRONG,
     Ground,
+    Ids,
+    Own,
     Surface,
+    draws,
     respell,
 )
-from gfmsum.data.synthetic import LOOKS, PROBES, Instrument, Synthetic, respond
+from gfmsum.data.synthetic import PROBES, Synthetic, locations
+from gfmsum.data.units import contradiction
 from gfmsum.job import probe_key
 from gfmsum.records import fingerprint
-from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS, Band, Sensor, Unit
+from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, SENSORS, Band, Sensor, Unit, optical
 
 type Numbers = NDArray[Any]
 type Views = dict[str, Numbers]
 
 SMALL = SyntheticConfig(train=60, val=60, test=60)
-# Mean of the first band over the first 8 locations.
+# Mean of the first band over the first 8 locations of a list.
 GOLDEN = {
     "s1": -9.965978,
     "s2": 0.11322562,
@@ -54,15 +65,30 @@ def source() -> Synthetic:
 
 @pytest.fixture(scope="module")
 def views(source: Synthetic) -> Views:
-    """The first 120 locations of one list, through every sensor."""
+    """120 locations through every sensor."""
     return {name: pixels(source, name, range(120)) for name in SENSORS}
 
 
-def pixels(
-    source: Synthetic, sensor: str, slots: range, size: int = 32, seed: tuple[int, int] = (3, 1)
-) -> Numbers:
-    (samples,) = source.pretraining(sensor, slots, size, seed)
-    return samples.pixels
+def some_places(name: str, count: int, world: int = 0) -> Ids:
+    """The first locations of a random list; those of "pretraining", 3, 1 were a run's, once."""
+    key = ("pretraining", 3, 1) if name == "pretraining" else (name,)
+    return stream("synthetic", world, *key).bit_generator.random_raw(count) & PLACES
+
+
+def rows_of(places: Ids, world: int = 0) -> Numbers:
+    """The rows that show some locations: what swaps rows and places swaps them back."""
+    return locations(world, places.astype(np.int64)).astype(np.int64)
+
+
+def pixels(source: Synthetic, sensor: str, chosen: range, size: int = 32) -> Numbers:
+    world = source.config.world
+    rows = rows_of(some_places("pretraining", chosen.stop, world)[list(chosen)], world)
+    return read(source, sensor, rows, size).pixels
+
+
+def read(source: Synthetic, sensor: str, rows: Numbers, size: int = 16) -> Samples:
+    (block,) = source.pretraining(sensor, size).blocks
+    return block.read(rows)
 
 
 def blocks(x: Numbers, side: int) -> Numbers:
@@ -82,13 +108,17 @@ def plain_ground(n: int, material: str, size: int = 32, moisture: float = 0.5) -
     return Ground(cover, level, np.full_like(level, 0.5), np.zeros((n, 2, size, size), np.float32))
 
 
-# --- lists of locations
+# --- the pool
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
-def test_a_sub_range_of_slots_gives_the_same_pixels(views: Views, sensor: str) -> None:
-    fresh = Synthetic(SMALL)
-    assert np.array_equal(pixels(fresh, sensor, range(61, 70)), views[sensor][61:70])
+def test_rows_give_the_same_pixels_in_any_order_and_company(views: Views, sensor: str) -> None:
+    rows = rows_of(some_places("pretraining", 120))
+    order = np.array([61, 7, 61, 119, 0])
+    samples = read(Synthetic(SMALL), sensor, rows[order], 32)
+    assert np.array_equal(samples.pixels, views[sensor][order])
+    assert samples.ids[0] == samples.ids[2]
+    assert len(set(samples.ids)) == 4
 
 
 def test_chunks_do_not_matter(
@@ -96,19 +126,57 @@ def test_chunks_do_not_matter(
 ) -> None:
     monkeypatch.setattr(synthetic, "CHUNK", 7)
     assert np.array_equal(pixels(source, "s2", range(20)), views["s2"][:20])
+    monkeypatch.setattr(synthetic, "CHUNK", 1)
+    assert np.array_equal(
+        pixels(source, "s2", range(2), 48)[1:], pixels(source, "s2", range(1, 2), 48)
+    )
 
 
-def test_every_sensor_sees_the_same_list(source: Synthetic) -> None:
-    names = [source.pretraining(s, range(5), 16, (0,))[0].ids.tolist() for s in SENSORS]
+@given(st.lists(st.integers(0, 2**62 - 1), unique=True, min_size=2), st.integers(0, 2**40))
+@settings(max_examples=50, deadline=None)
+def test_every_row_is_a_place_and_every_place_a_row(rows: list[int], world: int) -> None:
+    places = locations(world, np.array(rows))
+    assert not (places & ~PLACES).any()
+    assert len(set(places.tolist())) == len(rows)
+    assert locations(world, places.astype(np.int64)).tolist() == rows
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_the_pool_is_one_block_of_all_places_rendered_when_asked_for(
+    source: Synthetic, sensor: str
+) -> None:
+    pool = source.pretraining(sensor, 16)
+    (block,) = pool.blocks
+    assert len(pool) == pool.held == len(block) == 2**62
+    assert pool.starts == [0, 2**62]
+    assert not block.quick
+    samples = block.read(np.array([2**62 - 1, 0]))
+    assert samples.kind == block.kind
+    assert (block.kind.bands, block.kind.gsd_m) == (SENSORS[sensor].bands, SENSORS[sensor].gsd_m)
+    last, first = locations(0, np.array([2**62 - 1, 0])).tolist()
+    assert samples.ids.tolist() == [f"synthetic/0/{last:016x}", f"synthetic/0/{first:016x}"]
+
+
+def test_every_sensor_shows_the_same_places_by_the_same_rows(source: Synthetic) -> None:
+    rows = np.array([5, 2**61, 77])
+    assert len({source.places(s) for s in SENSORS}) == 1
+    names = [read(source, s, rows).ids.tolist() for s in SENSORS]
     assert all(row == names[0] for row in names)
-    assert len(set(names[0])) == 5
+    assert all(source.pretraining(s, 16).places == source.places(s) for s in SENSORS)
 
 
-def test_seed_and_world_change_the_list(source: Synthetic) -> None:
-    other = Synthetic(replace(SMALL, world=1))
-    here = pixels(source, "s2", range(4))
-    assert not np.isclose(here, pixels(source, "s2", range(4), seed=(3, 2))).all((1, 2, 3)).any()
-    assert not np.isclose(here, pixels(other, "s2", range(4))).all((1, 2, 3)).any()
+def test_a_permutation_of_the_pool_picks_places_of_all_land_uses(source: Synthetic) -> None:
+    rows = permute(np.arange(3000), 2**62, 0, 1, "places", source.places("s1"))
+    landuse = Surface(locations(0, rows)).landuse
+    for level in landuse.T:
+        np.testing.assert_allclose(np.bincount(level), 500, atol=90)  # four standard deviations
+
+
+def test_worlds_have_lists_of_their_own(source: Synthetic) -> None:
+    other, rows = Synthetic(replace(SMALL, world=1)), np.arange(4)
+    assert other.places("s2") != source.places("s2")
+    here, there = read(source, "s2", rows), read(other, "s2", rows)
+    assert not np.isclose(here.pixels, there.pixels).all((1, 2, 3)).any()
 
 
 def test_pixels_are_those_of_this_version(views: Views) -> None:
@@ -118,17 +186,22 @@ def test_pixels_are_those_of_this_version(views: Views) -> None:
     assert means == pytest.approx(GOLDEN, rel=1e-4)
 
 
-def test_probe_locations_are_never_pretraining_locations(source: Synthetic) -> None:
-    many = source._places("pretraining", 0, count=20_000)
-    assert not (many & ~PLACES).any()
-    probes = source._places("test", count=20_000) | PROBES
-    assert len(np.intersect1d(many, probes)) == 0
-    assert len(np.unique(many)) == len(np.unique(probes)) == 20_000
+def test_no_row_shows_a_probe_location(source: Synthetic) -> None:
+    probes = source._probe_places("test", 20_000)
+    assert (probes & PROBES).all()
+    assert len(np.unique(probes)) == 20_000
+    # Not even the row with the same number in all other bits, nor what stands in for one.
+    assert not (locations(0, rows_of(probes & PLACES)) & PROBES).any()
+    view = Synthetic(replace(SMALL, shared=0.5))._views["s2"]
+    own, other = view.own(probes[:40]).ids, view.own(probes[:40] & PLACES).ids
+    assert (own & PROBES).all()
+    assert not (other & ~PLACES).any()
+    assert not (own & PLACES == other).any()
 
 
-def test_any_size_and_no_slots(source: Synthetic) -> None:
+def test_any_size_and_no_rows(source: Synthetic) -> None:
     assert pixels(source, "s2", range(3), size=21).shape == (3, 13, 21, 21)
-    (empty,) = source.pretraining("s1", range(0), 32, (0,))
+    empty = read(source, "s1", np.arange(0), 32)
     assert len(empty) == 0
     assert empty.pixels.shape == (0, 2, 32, 32)
 
@@ -136,13 +209,15 @@ def test_any_size_and_no_slots(source: Synthetic) -> None:
 def test_source_says_what_it_is(source: Synthetic) -> None:
     assert source.identity == {"source": "synthetic", "version": 1, "world": 0}
     assert Synthetic(replace(SMALL, train=99)).identity == source.identity
-    assert source.available("s1", 32) is None
     assert "no evidence" in source.caveats[0]
+    assert len(source.caveats) == 1
 
 
 def test_unknown_names_are_refused(source: Synthetic) -> None:
     with pytest.raises(ValueError, match="unknown sensor 's3'"):
-        source.pretraining("s3", range(2), 32, (0,))
+        source.pretraining("s3", 32)
+    with pytest.raises(ValueError, match="unknown sensor 's3'"):
+        source.places("s3")
     with pytest.raises(ValueError, match="unknown sensor 's3'"):
         source.tasks("s3")
     with pytest.raises(ValueError, match="did you mean 'landuse_s1'"):
@@ -165,8 +240,8 @@ def test_respelling_changes_the_strong_levels_only(place: int, landuse: int) -> 
     assert spelt[0] & PROBES
 
 
-def test_cover_is_complete(source: Synthetic) -> None:
-    surface = Surface(source._places("x", count=8))
+def test_cover_is_complete() -> None:
+    surface = Surface(some_places("x", 8))
     for sensor in SENSORS.values():
         ground = surface.look(sensor.gsd_m, 16)
         assert ground.cover.min() >= 0
@@ -174,9 +249,11 @@ def test_cover_is_complete(source: Synthetic) -> None:
         assert 0 < ground.moisture.min() < ground.moisture.max() < 1
 
 
-@pytest.mark.parametrize(("gsd", "factor"), [(1, 10), (10, 3), (30, 10), (100, 5)])
-def test_a_coarse_pixel_is_the_mean_of_fine_ones(source: Synthetic, gsd: int, factor: int) -> None:
-    surface = Surface(source._places("x", count=40))
+@pytest.mark.parametrize(
+    ("gsd", "factor"), [(0.3, 5), (1, 10), (10, 3), (30, 10), (100, 5), (250, 3)]
+)
+def test_a_coarse_pixel_is_the_mean_of_fine_ones(gsd: float, factor: int) -> None:
+    surface = Surface(some_places("x", 40))
     fine, coarse = surface.look(gsd, 10 * factor), surface.look(gsd * factor, 10)
     trees = MATERIALS.index("trees")
     a, b = blocks(fine.cover[:, trees], factor), coarse.cover[:, trees]
@@ -187,15 +264,16 @@ def test_a_coarse_pixel_is_the_mean_of_fine_ones(source: Synthetic, gsd: int, fa
         assert correlation(blocks(fine.slope[:, axis], factor), coarse.slope[:, axis]) > 0.998
 
 
-def test_slopes_are_those_of_one_terrain(source: Synthetic) -> None:
+def test_slopes_are_those_of_one_terrain() -> None:
     """A gradient has no curl: how the eastward slope changes to the north, and the other way."""
-    east, north = Surface(source._places("x", count=20)).look(1, 32).slope.swapaxes(0, 1)
+    east, north = Surface(some_places("x", 20)).look(1, 32).slope.swapaxes(0, 1)
     assert correlation(np.gradient(east, axis=1), np.gradient(north, axis=2)) > 0.9
 
 
-def test_pixels_beyond_the_ladder_are_refused(source: Synthetic) -> None:
-    with pytest.raises(ValueError, match="gsd_m=50000 lies beyond"):
-        Surface(source._places("x", count=1)).look(50_000, 8)
+def test_pixels_beyond_the_ladder_are_refused() -> None:
+    for gsd in (50_000, 0.05):
+        with pytest.raises(ValueError, match=f"gsd_m={gsd} lies beyond .* 0.1 to 3125 m"):
+            Surface(some_places("x", 1)).look(gsd, 8)
 
 
 @pytest.mark.parametrize("sensor", [NAIP, S1, S2, LANDSAT, MODIS])
@@ -204,8 +282,8 @@ def test_every_sensor_resolves_exactly_one_strong_level(sensor: Sensor) -> None:
     assert len([p for p in pixels if 4 <= p <= 32]) == 1
 
 
-def test_a_location_has_one_land_use_on_its_strong_levels(source: Synthetic) -> None:
-    landuse = Surface(source._places("x", count=300)).landuse
+def test_a_location_has_one_land_use_on_its_strong_levels() -> None:
+    landuse = Surface(some_places("x", 300)).landuse
     assert (landuse[:, STRONG] == landuse[:, STRONG[:1]]).all()
     weak = [i for i in range(len(LEVELS)) if i not in STRONG]
     assert all((landuse[:, i] != landuse[:, STRONG[0]]).mean() > 0.7 for i in weak)
@@ -231,7 +309,7 @@ def test_the_width_of_a_band_is_its_full_width_at_half_maximum() -> None:
 
 
 def test_plants_have_a_red_edge_and_water_has_none() -> None:
-    shine = dict(zip(synthetic._SIGNATURES, Instrument(S2).signatures.T, strict=True))
+    shine = dict(zip(SIGNATURES, Instrument(S2).signatures.T, strict=True))
     red, edge, nir = (next(i for i, b in enumerate(S2.bands) if b.name == n)
                       for n in ("B04", "B06", "B08"))  # fmt: skip
     for plant in ("green grass", "green crop", "broadleaf", "needleleaf"):
@@ -241,7 +319,7 @@ def test_plants_have_a_red_edge_and_water_has_none() -> None:
 
 
 def test_backscatter_follows_the_ground() -> None:
-    radar = dict(zip(synthetic._SIGNATURES, Instrument(S1).signatures.T, strict=True))
+    radar = dict(zip(SIGNATURES, Instrument(S1).signatures.T, strict=True))
     vv, vh = 0, 1
     assert radar["wet soil"][vv] == pytest.approx(10 ** (4 / 10) * radar["dry soil"][vv])
     assert max(radar, key=lambda name: radar[name][vv]) == "concrete"  # double bounce
@@ -288,8 +366,8 @@ def test_coarse_bands_repeat_their_own_pixels(views: Views) -> None:
     assert not np.array_equal(fine, np.kron(fine[:, ::2, ::2], np.ones((2, 2), np.float32)))
 
 
-def test_speckle_has_its_looks_and_is_independent(source: Synthetic) -> None:
-    surface = Surface(source._places("x", count=60))
+def test_speckle_has_its_looks_and_is_independent() -> None:
+    surface = Surface(some_places("x", 60))
     power = 10 ** (Instrument(S1).observe(surface, plain_ground(60, "trees")).astype(float) / 10)
     relative = power / power.mean((2, 3), keepdims=True)
     # A gamma variate of L looks has mean one, variance 1/L and skewness 2/sqrt(L).
@@ -299,16 +377,16 @@ def test_speckle_has_its_looks_and_is_independent(source: Synthetic) -> None:
     assert abs(correlation(relative[..., 1:], relative[..., :-1])) < 0.02
 
 
-def test_wet_ground_scatters_more_and_reflects_less(source: Synthetic) -> None:
-    surface = Surface(source._places("x", count=30))
+def test_wet_ground_scatters_more_and_reflects_less() -> None:
+    surface = Surface(some_places("x", 30))
     dry, wet = (plain_ground(30, "soil", moisture=m) for m in (0.1, 0.9))
     radar, optical = Instrument(S1), Instrument(LANDSAT)
     assert (radar.observe(surface, wet) - radar.observe(surface, dry)).mean() > 1.5
     assert (optical.observe(surface, wet) < optical.observe(surface, dry)).mean() > 0.99
 
 
-def test_slopes_that_face_the_light_are_brighter(source: Synthetic) -> None:
-    surface = Surface(source._places("x", count=20))
+def test_slopes_that_face_the_light_are_brighter() -> None:
+    surface = Surface(some_places("x", 20))
     flat = plain_ground(20, "soil", size=8)
     tilted = replace(flat, slope=flat.slope + np.float32(2))
     away = replace(flat, slope=flat.slope - np.float32(2))
@@ -317,9 +395,9 @@ def test_slopes_that_face_the_light_are_brighter(source: Synthetic) -> None:
     assert np.all((one - level) * (other - level) < 0)
 
 
-def test_every_picture_has_its_own_light(source: Synthetic) -> None:
+def test_every_picture_has_its_own_light() -> None:
     """Two bands of one wavelength differ by more than their widths: by illumination and haze."""
-    surface, ground = Surface(source._places("x", count=60)), plain_ground(60, "trees", size=8)
+    surface, ground = Surface(some_places("x", 60)), plain_ground(60, "trees", size=8)
     s2 = Instrument(S2).observe(surface, ground)[:, 8]
     landsat = Instrument(LANDSAT).observe(surface, ground)[:, 4]
     assert np.log(s2.mean((1, 2)) / landsat.mean((1, 2))).std() > 0.1
@@ -372,16 +450,15 @@ def test_tasks_are_complete(source: Synthetic, sensor: str) -> None:
 
 def test_labels_come_from_the_land_and_not_from_pixels(source: Synthetic) -> None:
     """S1 and S2 share a grid, so they share labels, though not a single pixel value."""
-    for radar, optical in zip(source.tasks("s1"), source.tasks("s2"), strict=True):
-        a, b = source.labelled(radar, 32), source.labelled(optical, 32)
+    for radar, camera in zip(source.tasks("s1"), source.tasks("s2"), strict=True):
+        a, b = source.labelled(radar, 32), source.labelled(camera, 32)
         assert np.array_equal(a.target, b.target)
         assert a.samples.ids.tolist() == b.samples.ids.tolist()
 
 
 def test_canopy_and_diversity_are_those_of_the_cover(source: Synthetic) -> None:
     task = source.tasks("landsat")[2]
-    places = source._places("train", count=6) | PROBES
-    surface = Surface(respell(places, np.arange(6)))
+    surface = Surface(respell(source._probe_places("train", 6), np.arange(6)))
     cover = surface.look(30, 32).cover
     want = cover[:, MATERIALS.index("trees")].mean((1, 2))
     np.testing.assert_allclose(source.labelled(task, 32).target[:6], want, rtol=1e-5)
@@ -410,28 +487,30 @@ def rings(x: Numbers) -> Numbers:
     return np.concatenate(features, axis=1)
 
 
+def fitted(model: Any, features: Numbers, items: Labelled) -> float:
+    """The score on test items of a model fitted on training items."""
+    train, _, test = items.folds[0]
+    model = make_pipeline(StandardScaler(), model)
+    model.fit(features[train], items.target[train])
+    return model.score(features[test], items.target[test])
+
+
 @pytest.mark.parametrize("sensor", ["s1", "modis"])
 def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
     source = Synthetic(SyntheticConfig(train=600, val=60, test=240))
     landuse, diversity, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
     x = landuse.samples.pixels.astype(np.float64)
-    train, _, test = landuse.folds[0]
     means, shape = x.mean((2, 3)), rings(x)
 
-    def score(model: Any, features: Numbers, items: Labelled) -> float:
-        model = make_pipeline(StandardScaler(), model)
-        model.fit(features[train], items.target[train])
-        return model.score(features[test], items.target[test])
-
-    by_means = score(LogisticRegression(C=0.1), means, landuse)
+    by_means = fitted(LogisticRegression(C=0.1), means, landuse)
     both = np.concatenate([means, shape], axis=1)
     assert by_means < 0.65
-    assert score(LogisticRegression(C=0.1), both, landuse) > by_means + 0.1
-    by_means = score(Ridge(10), means, diversity)
+    assert fitted(LogisticRegression(C=0.1), both, landuse) > by_means + 0.1
+    by_means = fitted(Ridge(10), means, diversity)
     assert by_means < 0.5
     spread = np.concatenate([means, np.log(x.std((2, 3)))], axis=1)
-    assert score(Ridge(10), spread, diversity) > by_means + 0.05
-    assert 0.2 < score(Ridge(1), means, canopy) < 0.8
+    assert fitted(Ridge(10), spread, diversity) > by_means + 0.05
+    assert 0.2 < fitted(Ridge(1), means, canopy) < 0.8
 
 
 def test_classes_are_the_land_uses(source: Synthetic) -> None:
@@ -448,7 +527,7 @@ BEFORE = {
     "naip": -685.504453662,
     "modis": -0.469732675,
 }
-"""Slots 2 to 4 at 16 px, seed (3, 1), against a cosine: every pixel at its place counts. Taken
+"""Locations 2 to 4 of a list at 16 px, against a cosine: every pixel at its place counts. Taken
 before there were controls, and bit for bit the same after."""
 
 
@@ -462,7 +541,24 @@ def test_without_a_control_nothing_has_changed(source: Synthetic, sensor: str) -
     scale = 1e-5 * np.linalg.norm(x)
     assert x.ravel() @ np.cos(np.arange(x.size)) == pytest.approx(BEFORE[sensor], abs=scale)
     assert source.sensors[sensor] is SENSORS[sensor]
-    assert source.available(sensor, 32) is None
+    assert source.pretraining(sensor, 32).limit is None
+
+
+PROBED = {
+    "s1": 12.260957216,
+    "s2": -0.054328574,
+    "landsat": -0.005756570,
+    "naip": 103.305948768,
+    "modis": -0.731891180,
+}
+"""Items 58 to 61 at 16 px, likewise."""
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_labelled_items_are_those_of_this_version(source: Synthetic, sensor: str) -> None:
+    x = source.labelled(source.tasks(sensor)[0], 16).samples.pixels[58:62].astype(np.float64)
+    scale = 1e-5 * np.linalg.norm(x)
+    assert x.ravel() @ np.cos(np.arange(x.size)) == pytest.approx(PROBED[sensor], abs=scale)
 
 
 def test_scores_from_before_there_were_controls_keep_their_names(source: Synthetic) -> None:
@@ -488,7 +584,7 @@ def test_a_control_leaves_the_target_as_it_is(source: Synthetic, name: str) -> N
 @pytest.mark.parametrize(("target", "other"), [("landsat", "s1"), ("s1", "naip")])
 def test_an_alias_is_the_target_under_another_name(target: str, other: str) -> None:
     world, one = control("alias", target), SENSORS[target]
-    (alias,) = world.pretraining(other, range(100), 16, (3, 1))
+    alias = read(world, other, rows_of(some_places("pretraining", 100)))
     assert alias.sensor == world.sensors[other].name == other
     assert (alias.bands, alias.gsd_m) == (one.bands, one.gsd_m)
     # One list of locations: pixel by pixel the same land, but at another moment.
@@ -508,10 +604,10 @@ def test_aliases_differ_from_one_another() -> None:
 
 @pytest.mark.parametrize("other", ["s1", "s2", "naip"])
 def test_harm_is_noise_that_knows_nothing_of_the_ground(other: str) -> None:
-    (samples,) = control("harm").pretraining(other, range(60), 16, (3, 1))
+    samples = read(control("harm"), other, rows_of(some_places("pretraining", 60)))
     assert (samples.sensor, samples.bands) == (other, SENSORS[other].bands)
     x = samples.pixels
-    low, high = synthetic._RANGE[samples.bands[0].unit]
+    low, high = RANGE[samples.bands[0].unit]
     assert low <= x.min() < low + 0.01 * (high - low)
     assert high - 0.01 * (high - low) < x.max() <= high
     x = (x - low) / (high - low)
@@ -528,29 +624,29 @@ def test_harm_is_noise_that_knows_nothing_of_the_ground(other: str) -> None:
 
 @pytest.mark.parametrize("other", ["s1", "modis"])
 def test_harm_does_not_depend_on_what_covers_the_ground(other: str) -> None:
-    surface = Surface(Synthetic(SMALL)._places("x", count=4))
-    noise = control("harm")._instruments[other]
+    surface = Surface(some_places("x", 4))
+    noise = control("harm")._views[other].instrument
+    assert isinstance(noise, Noise)
     water, trees = (noise.observe(surface, plain_ground(4, m, 16)) for m in ("water", "trees"))
     assert np.array_equal(water, trees)
 
 
 def test_help_leaves_the_target_scarce_and_the_others_plenty() -> None:
     world = control("help", scarce=7)
-    assert world.available("landsat", 32) == 7
-    assert world.available("s2", 32) is None
-    solo, share, few = (
-        world.pretraining("landsat", slots, 16, (3, 1))[0]
-        for slots in (range(240), range(48, 96), range(48, 52))
-    )
-    assert len(solo) == 7
-    assert np.array_equal(solo.pixels, share.pixels)
-    assert np.array_equal(solo.pixels[:4], few.pixels)
-    (other,) = world.pretraining("s2", range(240), 16, (3, 1))
-    assert len(other) == 240
-    assert other.bands == LANDSAT.bands
-    assert not set(other.ids) & set(solo.ids)
-    (again,) = world.pretraining("landsat", range(240), 16, (3, 2))
-    assert not set(again.ids) & set(solo.ids)
+    few, others = world.pretraining("landsat", 16), world.pretraining("s2", 16)
+    assert (few.held, len(few), others.held) == (7, 2**62, 2**62)
+    assert few.places == world.places("landsat") != others.places == world.places("s1")
+
+    def list_of(pool: Pool, *seed: int) -> set[str]:
+        """Of which a run is given the first."""
+        rows = permute(np.arange(min(pool.held, 240)), len(pool), *seed, "places", pool.places)
+        return set(pool.blocks[0].read(rows).ids.tolist())
+
+    assert len(list_of(few, 3, 1)) == 7
+    assert len(list_of(others, 3, 1)) == 240
+    assert not list_of(few, 3, 1) & list_of(others, 3, 1)
+    assert not list_of(few, 3, 1) & list_of(few, 3, 2)
+    assert read(world, "s2", np.arange(2)).bands == LANDSAT.bands
 
 
 def test_a_control_is_part_of_the_name() -> None:
@@ -573,3 +669,436 @@ def test_a_control_needs_a_sensor_to_aim_at() -> None:
         control("alias", "lansat")
     with pytest.raises(ValueError, match="unknown sensor ''"):
         control("alias", "")
+
+
+# --- other sensors
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Synthetic:
+    return Synthetic(replace(SMALL, sensors="+".join(CATALOG)))
+
+
+@pytest.mark.parametrize("sensor", [s for s in CATALOG.values() if s.name not in SENSORS])
+def test_every_sensor_of_the_catalog_looks_at_the_world(zoo: Synthetic, sensor: Sensor) -> None:
+    x = pixels(zoo, sensor.name, range(24))
+    assert x.shape == (24, len(sensor.bands), 32, 32)
+    assert np.isfinite(x).all()
+    assert contradiction(sensor.bands, x.mean((0, 2, 3)).tolist()) is None
+    assert (x.std((0, 2, 3)) > 0).all()
+    assert [task.sensor for task in zoo.tasks(sensor.name)] == [sensor.name] * 3
+    assert zoo.places(sensor.name) == zoo.places("s1")
+
+
+def test_sensors_are_chosen_by_name_in_the_order_of_the_catalog(zoo: Synthetic) -> None:
+    few = Synthetic(replace(SMALL, sensors="enmap+s1"))
+    assert few.sensors == {"s1": S1, "enmap": ENMAP}
+    assert np.array_equal(pixels(few, "s1", range(3)), pixels(zoo, "s1", range(3)))
+    with pytest.raises(ValueError, match="unknown sensor 's2'"):
+        few.tasks("s2")
+
+
+def test_other_sensors_are_named_by_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(**words: str) -> dict[str, Any]:
+        return dict(Synthetic(replace(SMALL, **words)).identity)
+
+    plain = identity()
+    assert identity(sensors="s2+s1") == plain
+    known = identity(sensors="s1+enmap+umbra")
+    assert set(known.pop("sensors")) == {"enmap", "umbra"}
+    assert known == plain
+    # Another sensor of the same name is another world; another title is not.
+    mine = Sensor("mine", "Mine", 3, SKYSAT.bands)
+    names = []
+    others = replace(mine, bands=mine.bands[::-1]), replace(mine, gsd_m=4)
+    for sensor in (mine, replace(mine, title="?"), *others):
+        monkeypatch.setattr(synthetic, "CATALOG", {**CATALOG, "mine": sensor})
+        names.append(identity(sensors="s1+mine"))
+    assert names[0] == names[1]
+    assert names[0] not in names[2:]
+
+
+def test_a_sensor_that_is_registered_is_one_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_KNOWN", dict(CATALOG))
+    monkeypatch.setattr(synthetic, "CATALOG", catalog._KNOWN)
+    catalog.register(
+        Sensor("viirs", "VIIRS", 750, optical(Unit.REFLECTANCE, ("M5", 750, 0.672, 0.02)))
+    )
+    x = pixels(Synthetic(replace(SMALL, sensors="modis+viirs")), "viirs", range(20))
+    assert 0.1 < x.mean() < 0.3
+
+
+def one_band(**fields: Any) -> Sensor:
+    return Sensor(
+        "odd", "Odd", fields.pop("grid_m", 10.0), (Band("b", **{"gsd_m": 10.0, **fields}),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sensor", "problem"),
+    [
+        (one_band(unit=Unit.REFLECTANCE, wavelength_um=10.9, fwhm_um=0.6), "wavelength_um=10.9"),
+        (one_band(unit=Unit.REFLECTANCE, wavelength_um=0.36, fwhm_um=0.1), "between 0.35 and 2.7"),
+        (one_band(unit=Unit.REFLECTANCE, wavelength_um=0.5, fwhm_um=1e-4), "at least 0.001 wide"),
+        (one_band(unit=Unit.DB, wavelength_um=0.5, fwhm_um=0.01), "unit=dB must be reflectance"),
+        (one_band(unit=Unit.REFLECTANCE, polarisation="VV", frequency_ghz=5.4), "must be dB"),
+        (one_band(unit=Unit.DB, polarisation="VV"), "frequency_ghz=None must be between 1 and 40"),
+        (one_band(unit=Unit.DB, polarisation="VV", frequency_ghz=0.4), "frequency_ghz=0.4"),
+        (replace(S2, name="odd", gsd_m=5000), "gsd_m=5000 must be between 0.1 and 3125"),
+    ],
+)
+def test_what_physics_cannot_render_is_refused(
+    sensor: Sensor, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "CATALOG", {**CATALOG, "odd": sensor})
+    with pytest.raises(ValueError, match=f"cannot show odd.*{problem}.*; leave it out") as refusal:
+        Synthetic(replace(SMALL, sensors="s1+odd"))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ({"sensors": "s1+enmpa"}, "unknown sensor 'enmpa'.*did you mean 'enmap'"),
+        ({"sensors": "s1+"}, "unknown sensor ''"),
+        ({"sensors": "s1+s1"}, "names a sensor twice"),
+        ({"sensors": "s1+s2", "control": "harm", "target": "modis"}, "unknown sensor 'modis'"),
+    ],
+)
+def test_sensors_that_are_not_there_are_refused(words: dict[str, str], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Synthetic(replace(SMALL, **words))
+
+
+def test_neighbouring_bands_of_an_imaging_spectrometer_are_alike(zoo: Synthetic) -> None:
+    x = pixels(zoo, "enmap", range(12)).astype(np.float64)
+    um = np.array([band.wavelength_um for band in ENMAP.bands])
+    assert np.median([correlation(x[:, i], x[:, i + 1]) for i in range(len(um) - 1)]) > 0.99
+    # It and Landsat see the same plants on the same pixels, each in its own light.
+    nir, red = (int(np.abs(um - centre).argmin()) for centre in (0.865, 0.655))
+    landsat = pixels(zoo, "landsat", range(12))
+    greenness = [
+        (a - b) / (a + b) for a, b in ((x[:, nir], x[:, red]), (landsat[:, 4], landsat[:, 3]))
+    ]
+    assert correlation(*greenness) > 0.95
+
+
+def test_bands_of_one_and_a_bit_pixels_average_over_their_own(zoo: Synthetic) -> None:
+    """SkySat's 0.81 m on pixels of 0.5 m: each pixel shows the cell that its middle lies in."""
+    x = pixels(zoo, "skysat", range(4))
+    same = [int((i + 0.5) * 0.5 / 0.81) == int((i + 1.5) * 0.5 / 0.81) for i in range(31)]
+    assert 0 < sum(same) < 31
+    for i, expected in enumerate(same):
+        assert (
+            (x[..., i] == x[..., i + 1]).all()
+            == (x[..., i, :] == x[..., i + 1, :]).all()
+            == expected
+        )
+
+
+@given(st.integers(1, 9), st.integers(0, 40), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_cells_share_out_the_pixels_they_cover(pieces: int, more: int, side: int) -> None:
+    """A pixel has so many pieces, a cell some more: count them."""
+    wide = pieces + more
+    share, cell = instruments._Part([0], Unit.DB, True, wide / pieces).resample(side)
+    pixel_of = np.arange(side * pieces) // pieces
+    cell_of = np.arange(side * pieces) // wide
+    for i, row in enumerate(share):
+        count = np.bincount(pixel_of[cell_of == i], minlength=side)
+        np.testing.assert_allclose(row, count / count.sum(), atol=1e-5)
+    assert cell.tolist() == [int((2 * i + 1) * pieces / (2 * wide)) for i in range(side)]
+
+
+def test_bands_finer_than_the_grid_are_the_grids() -> None:
+    fine = replace(LANDSAT, bands=tuple(replace(band, gsd_m=5.0) for band in LANDSAT.bands))
+    surface = Surface(some_places("x", 3))
+    ground = surface.look(30, 16)
+    a, b = (Instrument(sensor).observe(surface, ground) for sensor in (LANDSAT, fine))
+    assert np.array_equal(a, b)
+
+
+def test_backscatter_at_c_band_is_the_table() -> None:
+    for band in S1.bands:
+        table = 10 ** (np.array(instruments._BACKSCATTER[band.polarisation]) / 10)
+        assert np.array_equal(signature(band), table.astype(np.float32))
+
+
+def at(frequency: float, polarisation: str = "VV") -> dict[str, float]:
+    """Decibels of every signature."""
+    band = Band("b", 1, Unit.DB, polarisation=polarisation, frequency_ghz=frequency)
+    return dict(zip(SIGNATURES, (10 * np.log10(signature(band))).tolist(), strict=True))
+
+
+def test_backscatter_at_twice_c_band_by_hand() -> None:
+    twice = at(2 * 5.405)
+    assert twice["dry soil"] == pytest.approx(-14.5 + 3.0103, abs=1e-3)
+    # Crops: exp(-0.8) = 0.44933 of the soil's 0.035481 shows through, so the plants' own power is
+    # (0.112202 - 0.015943) / 0.55067 = 0.174804; at twice the frequency exp(-1.6) = 0.201897 of twice
+    # the soil shows through, 0.014327, and 0.798103 of the plants, 0.139511.
+    assert twice["green crop"] == pytest.approx(10 * np.log10(0.014327 + 0.139511), abs=1e-3)
+    assert twice["concrete"] == pytest.approx(-2.5)
+
+
+@pytest.mark.parametrize("polarisation", ["VV", "VH", "HH"])
+def test_short_waves_see_the_tops_of_plants_and_rougher_ground(polarisation: str) -> None:
+    long, c, x = (at(g, polarisation) for g in (1.27, 5.405, UMBRA.bands[0].frequency_ghz))
+    for name in ("water", "dry soil", "green grass", "broadleaf", "needleleaf"):
+        assert long[name] < c[name] < x[name]
+    # Crowns are opaque at C band already: X band adds little to them and much to soil and grass.
+    gain = {name: x[name] - c[name] for name in c}
+    assert gain["dry soil"] > gain["green grass"] > gain["broadleaf"]
+    assert gain["broadleaf"] < 1
+
+
+def test_polarisations_tell_surfaces_volumes_and_walls_apart() -> None:
+    vv, hh, hv, vh = (at(5.405, p) for p in ("VV", "HH", "HV", "VH"))
+    assert hv == vh
+    assert hh["water"] < vv["water"] - 2
+    assert hh["broadleaf"] == vv["broadleaf"]
+    assert hh["concrete"] > vv["concrete"]
+    assert all(hv[name] < hh[name] for name in hv)
+
+
+@pytest.mark.parametrize("unit", [Unit.BRIGHTNESS8, Unit.STRETCHED8])
+@pytest.mark.parametrize("sensor", [S1, LANDSAT])
+def test_eight_bit_units_rank_pixels_as_the_measured_ones_do(sensor: Sensor, unit: Unit) -> None:
+    eight = replace(sensor, bands=tuple(replace(band, unit=unit) for band in sensor.bands))
+    surface = Surface(some_places("x", 30))
+    ground = surface.look(sensor.gsd_m, 32)
+    a, b = (Instrument(s).observe(surface, ground) for s in (sensor, eight))
+    assert np.array_equal(b, np.rint(b))
+    assert b.min() >= 0
+    assert b.max() <= 255
+    for one, other in zip(a[:, 0], b[:, 0], strict=True):
+        order = np.diff(other.ravel()[one.ravel().argsort()])
+        assert order.min() >= 0
+    if unit is Unit.STRETCHED8:  # 2 % at either end, and every picture by itself
+        assert 0.015 < (b == 0).mean() < 0.06
+        assert 0.015 < (b == 255).mean() < 0.06
+        assert b.mean((2, 3)).std() < 60
+
+
+def test_radar_and_optical_bands_may_share_a_sensor() -> None:
+    both = Sensor("both", "Both", 10, (*S1.bands, *(b for b in S2.bands if b.gsd_m == 10)))
+    surface = Surface(some_places("x", 20))
+    x = Instrument(both).observe(surface, surface.look(10, 16))
+    assert contradiction(both.bands, x.mean((0, 2, 3)).tolist()) is None
+    assert x[:, :2].mean() < -5
+
+
+# --- how much sensors share
+
+DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def world_of(shared: float, world: int = 0) -> Synthetic:
+    return Synthetic(replace(SMALL, shared=shared, world=world))
+
+
+def test_with_all_shared_nothing_changes(source: Synthetic, views: Views) -> None:
+    same = world_of(1.0)
+    assert same.identity == source.identity
+    assert same.caveats == source.caveats
+    assert np.array_equal(pixels(same, "modis", range(8)), views["modis"][:8])
+    # The dial's machinery at its end stop: no part is anyone's own, and the laws are the common ones.
+    surface = Surface(some_places("x", 5), Own(some_places("y", 5), np.zeros((5, LATENTS), bool),
+                                               synthetic._grain(stream("z"), 1.0)))  # fmt: skip
+    assert np.array_equal(surface.look(10, 8).cover, Surface(some_places("x", 5)).look(10, 8).cover)
+    dealt = instruments._dealt_anew(Instrument(S2).signatures, S2, 0, 1.0)
+    assert np.array_equal(dealt, Instrument(S2).signatures)
+
+
+def test_the_dial_is_part_of_the_name_and_of_the_caveats(source: Synthetic) -> None:
+    half = world_of(0.5)
+    assert half.identity == {**source.identity, "shared": 0.5}
+    assert world_of(0.0).identity == {**source.identity, "shared": 0.0}
+    assert "50% is common" in half.caveats[1]
+
+
+@pytest.mark.parametrize("latent", ["canopy", "landuse", "moisture"])
+def test_sensors_agree_the_more_on_a_place_the_more_they_share(latent: str) -> None:
+    """S1 and S2 have one grid: what they have in common is the land."""
+    places = some_places("x", 400)
+
+    def seen(sensor: str, shared: float) -> Numbers:
+        surface = world_of(shared)._views[sensor].surface(places)
+        if latent == "landuse":
+            return np.eye(len(LANDUSES))[surface.landuse[:, STRONG[0]]]
+        ground = surface.look(10, 8)
+        field = (
+            ground.moisture if latent == "moisture" else ground.cover[:, MATERIALS.index("trees")]
+        )
+        return field.mean((1, 2))
+
+    agreement = [correlation(seen("s1", shared), seen("s2", shared)) for shared in DIAL]
+    assert abs(agreement[0]) < 0.12
+    assert agreement[-1] == pytest.approx(1)
+    assert all(less < more for less, more in pairwise(agreement))
+    # A part is common to two sensors if both keep it.
+    if latent == "landuse":
+        np.testing.assert_allclose(agreement, np.square(DIAL), atol=0.12)
+
+
+def test_raw_pixels_of_one_place_agree_only_if_shared() -> None:
+    """Greenness through S2 and the middle of Landsat, as where all is shared."""
+    agreement = []
+    for shared in (0.0, 1.0):
+        source = world_of(shared)
+        s2 = pixels(source, "s2", range(100))[:, [7, 3]].mean((2, 3))
+        landsat = pixels(source, "landsat", range(100))[:, [4, 3], 11:21, 11:21].mean((2, 3))
+        agreement.append(correlation(*(np.log(x[:, 0] / x[:, 1]) for x in (s2, landsat))))
+    assert abs(agreement[0]) < 0.3
+    assert agreement[1] > 0.9
+
+
+def test_what_is_common_stays_common_as_more_is_shared() -> None:
+    places = some_places("x", 200)
+    common, length = Surface(places).landuse, Surface(places).length_m
+    before = np.zeros(length.shape, bool)
+    for shared in DIAL:
+        surface = world_of(shared)._views["naip"].surface(places)
+        now = surface.length_m == length
+        assert (now | ~before).all()
+        assert (surface.landuse == common)[now].all()
+        assert now.mean() == pytest.approx(shared, abs=0.06)
+        # The strong levels are one part.
+        assert (now[:, STRONG] == now[:, STRONG[:1]]).all()
+        before = now
+
+
+def test_what_stands_in_depends_on_place_and_sensor_alone() -> None:
+    places = some_places("x", 50)
+    views = world_of(0.0)._views
+    a = views["s1"].surface(places).length_m
+    assert np.array_equal(a, world_of(0.0)._views["s1"].surface(places[::-1]).length_m[::-1])
+    assert not (a == views["s2"].surface(places).length_m).any()
+    assert len(np.unique(a)) == a.size
+
+
+def test_a_grain_moves_the_points_at_which_patterns_are_looked_up() -> None:
+    ids = some_places("x", 40)
+    none = np.zeros((40, LATENTS), bool)
+    axis = ((np.arange(16) - 7.5) * 3).astype(np.float32)
+    levels = [1, 2, 3]
+
+    def heights(axis: Numbers, *rows: tuple[float, float]) -> Numbers:
+        grain = np.array(rows, np.float32)
+        return Surface(ids, Own(ids, none, grain))._heights(levels, axis).reshape(40, 3, 16, 16)
+
+    assert set(Surface(ids).landuse[:, levels].ravel()) == set(range(6))
+    plain = Surface(ids)._heights(levels, axis).reshape(40, 3, 16, 16)
+    assert np.array_equal(heights(axis, (1, 0), (0, 1)), plain)
+    twice = Surface(ids)._heights(levels, 2 * axis).reshape(40, 3, 16, 16)
+    np.testing.assert_allclose(heights(axis, (2, 0), (0, 2)), twice, atol=2e-3)
+    # The point (x, y) is looked up at (-y, x): a quarter turn.
+    turned = heights(axis, (0, -1), (1, 0))
+    assert np.isclose(turned, np.rot90(plain, 1, axes=(2, 3)), atol=2e-3).mean() > 0.995
+
+
+def test_grains_are_the_sensors_own_and_fade() -> None:
+    grains = [synthetic._grain(stream("synthetic", 0, "grain", name), 0.0) for name in SENSORS]
+    for i, grain in enumerate(grains):
+        np.testing.assert_allclose(grain, grain.T, atol=1e-6)
+        long, short = np.linalg.eigvalsh(grain)[::-1]
+        assert 1.25**2 - 1e-3 < long / short < 1.5**2 + 1e-3
+        assert 0.8 - 1e-3 < np.sqrt(long * short) < 1.25 + 1e-3
+        assert all(not np.allclose(grain, other, atol=0.02) for other in grains[:i])
+    size = [np.linalg.norm(synthetic._grain(stream("x"), s) - np.eye(2)) for s in DIAL]
+    assert sorted(size, reverse=True) == size
+    assert size[-1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("sensor", [S1, S2, MODIS, ENMAP])
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_signatures_are_dealt_out_within_band_groups(sensor: Sensor, shared: float) -> None:
+    common, own = Instrument(sensor).signatures, Instrument(sensor, 0, shared).signatures
+    moved = (common != own).sum(1)
+    assert (moved <= 12 * (1 - shared)).all()
+    assert moved.max() == 12 * (1 - shared)
+    groups: dict[str, list[int]] = {}
+    for i, band in enumerate(sensor.bands):
+        groups.setdefault(band.group, []).append(i)
+    for bands in groups.values():
+        assert sorted(common[bands].T.tolist()) == sorted(own[bands].T.tolist())
+    assert (
+        abs(
+            instruments._legible(own, sensor.bands) / instruments._legible(common, sensor.bands) - 1
+        )
+        < 0.2
+    )
+    if not shared:
+        assert not np.array_equal(own, Instrument(sensor, 1, shared).signatures)
+        assert (own != Instrument(replace(sensor, name="other"), 0, shared).signatures).any()
+
+
+def test_pixels_of_sensors_that_share_nothing_are_in_their_units() -> None:
+    source = world_of(0.0)
+    for name, sensor in SENSORS.items():
+        x = pixels(source, name, range(60))
+        assert np.isfinite(x).all()
+        assert contradiction(sensor.bands, x.mean((0, 2, 3)).tolist()) is None
+        if sensor.bands[0].unit is Unit.REFLECTANCE:
+            assert 0.1 < x.mean() < 0.4
+        elif sensor.bands[0].unit is Unit.DB:
+            assert (np.abs(x.mean((0, 2, 3)) - [-10, -16.5]) < 4).all()
+        else:
+            assert 60 < x.mean() < 180
+
+
+def test_tasks_are_about_as_hard_whatever_is_shared() -> None:
+    """For who knows one sensor alone: simple features of it, and labels of its own land."""
+    scores = np.zeros((2, 3, 2))  # shared or not, sensors, tasks
+    for i, shared in enumerate((1.0, 0.0)):
+        source = Synthetic(SyntheticConfig(train=400, val=60, test=200, shared=shared))
+        for j, sensor in enumerate(("s1", "landsat", "modis")):
+            landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+            x = landuse.samples.pixels.astype(np.float64)
+            features = np.concatenate([x.mean((2, 3)), np.log(x.std((2, 3))), rings(x)], axis=1)
+            scores[i, j] = (
+                fitted(LogisticRegression(C=0.03), features, landuse),
+                fitted(Ridge(30), features, canopy),
+            )
+            assert np.bincount(landuse.target).max() / len(landuse.target) < 0.21
+    assert (scores > 0.35).all()
+    np.testing.assert_allclose(scores[0].mean(0), scores[1].mean(0), atol=0.15)
+
+
+def test_labels_are_those_of_the_land_as_the_sensor_has_it() -> None:
+    source = world_of(0.0)
+    for sensor in ("s1", "s2"):
+        landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+        places = respell(source._probe_places("train", 6), np.arange(6))
+        surface = source._views[sensor].surface(places)
+        assert landuse.target[:6].tolist() == surface.landuse[:, STRONG[0]].tolist()
+        cover = surface.look(10, 32).cover[:, MATERIALS.index("trees")].mean((1, 2))
+        np.testing.assert_allclose(canopy.target[:6], cover, rtol=1e-5)
+    one, other = (source.labelled(source.tasks(s)[0], 32).target for s in ("s1", "s2"))
+    assert (one == other).mean() < 0.3
+
+
+@pytest.mark.parametrize("name", ["alias", "harm"])
+def test_a_control_that_knows_the_land_to_be_common_leaves_no_dial(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data.shared=0.5 would break what data.control={name}"):
+        Synthetic(replace(SMALL, control=name, target="s1", shared=0.5))
+
+
+def test_help_may_come_from_land_of_its_own() -> None:
+    world = Synthetic(replace(SMALL, control="help", target="landsat", scarce=5, shared=0.0))
+    target, helper = (world._views[name] for name in ("landsat", "s1"))
+    assert target.instrument.sensor.bands == helper.instrument.sensor.bands
+    assert not np.array_equal(target.instrument.signatures, helper.instrument.signatures)
+    assert len(world.caveats) == 3
+
+
+# --- random numbers
+
+
+@pytest.mark.parametrize(("place", "key"), [(3, 3), (2**62 - 1, 2**62 - 1), (2**63 + 5, 2**63)])
+def test_draws_are_those_of_a_generator_for_each_location(place: int, key: int) -> None:
+    def numbers(rng: np.random.Generator) -> list[float]:
+        return [*rng.random(3, np.float32), *rng.standard_gamma(5, 4, np.float32), rng.random()]
+
+    first, *_, last = [numbers(rng) for rng in draws(np.array([place, 8, place], np.uint64), "s1")]
+    key_of_stream = np.array([key, zlib.crc32(b"s1")], np.uint64)
+    assert first == last == numbers(np.random.Generator(np.random.Philox(key=key_of_stream)))

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gfmsum.model.bands import BandEmbedding, BandKernels, BandPrediction, band_features
+from gfmsum.model.bands import (
+    BandEmbedding,
+    BandKernels,
+    BandPrediction,
+    OwnKernels,
+    band_features,
+    resize,
+)
 from gfmsum.sensors import LANDSAT, MODIS, S1, S2, Band, Unit
 
 
@@ -77,6 +84,86 @@ def test_radar_has_no_wavelength() -> None:
     features, polarisations = band_features(S1.bands)
     assert (features[:, :32] == 0).all()
     assert polarisations.tolist() == [[2, 2], [2, 1]]  # V is 2, H is 1, 0 is optical
+
+
+def test_radars_of_different_carriers_differ_and_an_unknown_one_has_none() -> None:
+    c_band = S1.bands[0]
+    x_band, unknown = replace(c_band, frequency_ghz=9.65), replace(c_band, frequency_ghz=None)
+    features = [band_features([band])[0] for band in (c_band, x_band, unknown)]
+    assert not torch.allclose(features[0], features[1])
+    assert (features[2][:, :48] == 0).all()
+    torch.manual_seed(0)
+    kernels = BandKernels(64, 16, 128)
+    codes = [
+        kernels.codes([band])[0] for band in (c_band, x_band, replace(c_band, polarisation="VH"))
+    ]
+    near = [torch.cosine_similarity(codes[0], code, dim=0).item() for code in codes[1:]]
+    assert 0.5 < near[0] < 0.999 and near[0] > near[1]
+
+
+@pytest.fixture
+def own() -> BandEmbedding:
+    torch.manual_seed(0)
+    embedding = BandEmbedding(code_width=64, patch_px=4, width=128, embed="per_sensor")
+    assert isinstance(embedding.kernels, OwnKernels)
+    embedding.kernels.know(S1.bands)
+    return embedding
+
+
+def test_own_kernels_follow_the_bands_and_are_learned_for_known_ones_only(
+    own: BandEmbedding,
+) -> None:
+    x = patches(13)
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(1)).tolist()
+    shuffled = own(x[:, :, order], [S2.bands[i] for i in order])
+    torch.testing.assert_close(shuffled, own(x, S2.bands), rtol=0, atol=1e-6)
+    assert 0.2 < own(patches(1), S2.bands[:1]).std().item() < 5
+    assert not own(x, S2.bands).requires_grad
+    own(patches(2), S1.bands).sum().backward()
+    assert [p.grad is not None for p in own.parameters()] == [True, True]
+    assert sum(p.numel() for p in own.parameters()) == 2 * (16 + 1) * 128
+
+
+def test_own_kernels_start_alike_whatever_else_is_known_and_survive_being_stored(
+    own: BandEmbedding,
+) -> None:
+    torch.manual_seed(0)
+    later = BandEmbedding(64, 4, 128, "per_sensor")
+    x = patches(2)
+    torch.testing.assert_close(own(x, S1.bands), later(x, S1.bands), rtol=0, atol=0)
+    torch.manual_seed(1)
+    another = BandEmbedding(64, 4, 128, "per_sensor")
+    assert not torch.allclose(own(x, S1.bands), another(x, S1.bands))
+    another.load_state_dict(own.state_dict())
+    for bands in (S1.bands, S2.bands[:2]):  # learned, and drawn from the stored seed
+        torch.testing.assert_close(own(x, bands), another(x, bands), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("embed", ["dynamic", "per_sensor"])
+@pytest.mark.parametrize("side", [2, 3, 6, 8])
+def test_resized_kernels_give_a_smooth_images_tokens(embed: str, side: int) -> None:
+    torch.manual_seed(0)
+    embedding = BandEmbedding(64, 4, 128, embed)
+    # A plane per band, whose interpolation to another size is the same plane.
+    slopes = torch.randn(3, 5, 13, 1, 1)
+
+    def planes(px: int) -> Tensor:
+        at = (torch.arange(px) + 0.5) / px - 0.5
+        plane = slopes[0] + slopes[1] * at[:, None] + slopes[2] * at
+        return plane.flatten(-2)[None]
+
+    want, got = (embedding(planes(px), S2.bands) for px in (4, side))
+    # Interpolation repeats the border of a patch, and a smaller patch has lost half of what it showed.
+    apart = (got - want).norm() / want.norm()
+    assert apart < (0.3 if side == 2 else 0.1)
+
+
+@pytest.mark.parametrize("side", [5, 8])
+def test_a_patch_that_grew_has_exactly_its_token(side: int) -> None:
+    kernel, patch = torch.randn(16, 3), torch.randn(1, 1, 4, 4)
+    grown = torch.nn.functional.interpolate(patch, size=(side, side), mode="bilinear")
+    want, got = patch.flatten(1) @ kernel, grown.flatten(1) @ (resize(4, side) @ kernel)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_channel_too_many_is_refused(embedding: BandEmbedding) -> None:

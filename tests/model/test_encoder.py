@@ -72,6 +72,17 @@ def test_gsd_matters_and_defaults_to_the_finest_band() -> None:
     assert (default - encoder.embed(x, S2.bands, 60.0)).abs().max() > 1e-3
 
 
+def test_bf16_tokens_are_those_of_fp32_to_its_precision() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(TINY).eval()
+    x = torch.randn(4, 13, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact = encoder.forward_features(x, S2.bands)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encoder.forward_features(x, S2.bands).float()
+    # 8 bits are 0.4 % of a number; errors of a few products in a row add up like a random walk.
+    assert (rough - exact).norm() / exact.norm() < 0.02
+
+
 def test_visible_tokens_are_a_selection_of_all_tokens() -> None:
     torch.manual_seed(0)
     encoder = Encoder(TINY).eval()

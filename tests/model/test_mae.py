@@ -28,7 +28,9 @@ def rng(seed: int = 0) -> torch.Generator:
 def test_visible_patches_are_distinct_sorted_and_as_many_as_the_ratio_says(
     mae: MaskedAutoencoder,
 ) -> None:
-    visible = mae.choose_visible(50, 64, rng())
+    visible, hidden = mae.choose(50, 64, rng())
+    for seen, unseen in zip(visible.tolist(), hidden.tolist(), strict=True):
+        assert sorted(seen + unseen) == list(range(64)) and unseen == sorted(unseen)
     assert visible.shape == (50, TINY.visible) == (50, 16)
     assert (visible.diff(dim=1) > 0).all()
     assert visible.min() >= 0 and visible.max() < 64
@@ -39,21 +41,21 @@ def test_a_mixed_batch_equals_the_sensors_one_by_one(mae: MaskedAutoencoder) -> 
     views = [view(name) for name in SENSORS]
     together = mae(views, rng(1))
     # The masks of a mixed step are drawn for all its images at once.
-    visible = mae.choose_visible(3 * len(views), 64, rng(1)).split(3)
-    for one, errors, chosen in zip(views, together, visible, strict=True):
+    masks = zip(*(part.split(3) for part in mae.choose(3 * len(views), 64, rng(1))), strict=True)
+    for one, errors, chosen in zip(views, together, masks, strict=True):
         alone = MaskedAutoencoder.__new__(MaskedAutoencoder)
         alone.__dict__ = dict(mae.__dict__)
-        object.__setattr__(alone, "choose_visible", lambda *_, chosen=chosen: chosen)
+        object.__setattr__(alone, "choose", lambda *_, chosen=chosen: chosen)
         torch.testing.assert_close(alone([one], rng())[0], errors, rtol=0, atol=1e-5)
 
 
 def test_hidden_pixels_do_not_leak_into_the_prediction(mae: MaskedAutoencoder) -> None:
     pixels, bands, gsd = view("s2")
     filled, hidden = mae.reconstruct((pixels, bands, gsd), rng())
-    # Same mean and deviation per band group, so that the target's scale stays the same too.
     turned = torch.where(hidden, pixels.flip(0), pixels)
-    _, guess_a, _ = _normalised(mae, pixels, bands, gsd)
-    _, guess_b, _ = _normalised(mae, turned, bands, gsd)
+    ((guess_a, *_),), ((guess_b, *_),) = (
+        mae._predict([(images, bands, gsd)], rng()) for images in (pixels, turned)
+    )
     torch.testing.assert_close(guess_a, guess_b, rtol=0, atol=1e-5)
     assert hidden.float().mean() == pytest.approx(0.75)
     torch.testing.assert_close(
@@ -61,30 +63,21 @@ def test_hidden_pixels_do_not_leak_into_the_prediction(mae: MaskedAutoencoder) -
     )
 
 
-def _normalised(mae: MaskedAutoencoder, pixels, bands, gsd):  # type: ignore[no-untyped-def]
-    predicted, hidden, targets = mae._predict([(pixels, bands, gsd)], rng())
-    return hidden, predicted[0], targets
-
-
 def test_the_error_is_the_mean_square_over_hidden_patches_in_group_units(
     mae: MaskedAutoencoder,
 ) -> None:
     one = view("naip")
     (error,) = mae([one], rng(2))
-    hidden, guess, ((patches, _),) = _normalised_at(mae, one, 2)
+    ((guess, hidden, patches, _),) = mae._predict([one], rng(2))
+    assert guess.shape == (3, 48, 4, 16)
     for image in range(3):
         total = 0.0
         for group in ([0, 1, 2], [3]):
             values = patches[image][:, group]
             wanted = (values - values.mean()) / values.std()
-            squares = (guess[image][:, group] - wanted) ** 2
-            total += squares[hidden[image] > 0].sum().item()
+            squares = (guess[image][:, group] - wanted[hidden[image]]) ** 2
+            total += squares.sum().item()
         assert error[image].item() == pytest.approx(total / (48 * 4 * 16), rel=1e-4)
-
-
-def _normalised_at(mae, one, seed):  # type: ignore[no-untyped-def]
-    predicted, hidden, targets = mae._predict([one], rng(seed))
-    return hidden[0], predicted[0], targets
 
 
 def test_group_statistics_by_hand() -> None:

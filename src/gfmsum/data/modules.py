@@ -12,7 +12,7 @@ Usable on their own::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -23,19 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gfmsum.data.plan import BatchPlan, offsets, stream
-from gfmsum.data.sample import Samples, Source
+from gfmsum.data.plan import BatchPlan, permute, share_out, stream
+from gfmsum.data.sample import Block, Kind, Pool, Rows, Samples, Source
+from gfmsum.data.units import contradiction
 from gfmsum.mix import Mix
 from gfmsum.sensors import Band
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What the images of a part have in common."""
-
-    sensor: str
-    bands: tuple[Band, ...]
-    gsd_m: float
+KEPT_BYTES = 4 * 2**30  # of one sensor's pixels that are costly to make: kept if they are no more
+MEASURED = 4096  # samples of a kind that its statistics are taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +121,97 @@ def turn(pixels: NDArray[np.float32], pose: NDArray[np.int64]) -> NDArray[np.flo
     return out
 
 
+class Shown:
+    """The samples of one sensor that a run sees, numbered from 0: a part of the replicate's list of places.
+
+    Which sample a number stands for is computed when it is asked for, so that a long list costs no more
+    than a short one. Pixels that are costly to make are made once, if memory allows.
+
+    Args:
+        pool: all there are.
+        slots: which places of the replicate's list.
+        seed: of the replicate.
+
+    Raises:
+        ValueError: if values are not finite or contradict their unit, as far as they are measured.
+    """
+
+    def __init__(self, pool: Pool, slots: range, seed: Sequence[int]) -> None:
+        self._pool, self._slots, self._seed = pool, slots, tuple(seed)
+        self._starts = np.array(pool.starts)
+        self._kept: dict[int, tuple[Rows, Samples]] = {}
+        self._statistics: dict[int, Statistics] = {}
+        measured = {
+            b: block.read(self._inside(b, numbers))
+            for b, block, numbers in self._of(np.arange(min(len(slots), MEASURED)))
+        }
+        for b, block in enumerate(pool.blocks):
+            if len(block) and len(slots):  # a rare kind may not be among the first
+                some = measured[b] if b in measured else block.read(np.arange(min(len(block), 64)))
+                self._statistics[b] = _plausible(some)
+        if not all(block.quick for block in pool.blocks) and self._bytes(measured) <= KEPT_BYTES:
+            for b, block, numbers in self._of(np.arange(len(slots))):
+                self._kept[b] = numbers, block.read(self._inside(b, numbers))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def kinds(self, numbers: Rows) -> Iterator[tuple[int, Kind, Rows]]:
+        """Of each kind among some samples: its block, itself, and which of them they are."""
+        for b, block, mine in self._of(numbers):
+            yield b, block.kind, mine
+
+    def read(self, b: int, numbers: Rows) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Normalised pixels (n, c, h, w) and ids of samples that lie in one block."""
+        if b in self._kept:
+            places, kept = self._kept[b]
+            samples = kept.read(np.searchsorted(places, numbers))
+        else:
+            samples = self._pool.blocks[b].read(self._inside(b, numbers))
+        return self._statistics[b].normalise(samples.pixels), tuple(samples.ids.tolist())
+
+    def _of(self, numbers: Rows) -> Iterator[tuple[int, Block, Rows]]:
+        """Each block in which some of the samples lie, with their numbers."""
+        if len(self._pool.blocks) == 1:
+            yield 0, self._pool.blocks[0], numbers
+            return
+        blocks = np.searchsorted(self._starts, self._rows(numbers), side="right") - 1
+        for b in np.unique(blocks).tolist():
+            yield b, self._pool.blocks[b], numbers[blocks == b]
+
+    def _inside(self, b: int, numbers: Rows) -> Rows:
+        """Rows of the block."""
+        inside: Rows = self._rows(numbers) - self._starts[b]
+        return inside
+
+    def _rows(self, numbers: Rows) -> Rows:
+        """Rows of the pool: the replicate's list is a permutation of them."""
+        slots = numbers + self._slots.start
+        return permute(slots, len(self._pool), *self._seed, "places", self._pool.places)
+
+    def _bytes(self, measured: Mapping[int, Samples]) -> float:
+        """About how many bytes all pixels take."""
+        bytes_ = sum(samples.pixels.nbytes for samples in measured.values())
+        return bytes_ * len(self._slots) / max(1, sum(map(len, measured.values())))
+
+
+def _plausible(samples: Samples) -> Statistics:
+    """The statistics of samples, unless they contradict the declared unit."""
+    holed = samples.ids[~np.isfinite(samples.pixels).all(axis=(1, 2, 3))]
+    if len(holed):
+        raise ValueError(
+            f"{samples.sensor}: {holed[0]}: {len(holed)} of {len(samples)} samples hold pixels that are "
+            "not finite; leave such samples out of the data"
+        )
+    statistics = Statistics.of(samples.pixels)
+    if wrong := contradiction(samples.bands, statistics.mean.ravel().tolist()):
+        raise ValueError(
+            f"{samples.sensor} ({samples.ids[0]} and {len(samples) - 1} more): {wrong}; correct the "
+            "unit or the scale where these data are described"
+        )
+    return statistics
+
+
 class PlannedBatches(Dataset[Batch]):
     """Item t is the batch of step t: any sampler order, any number of workers, any resume point.
 
@@ -134,24 +220,17 @@ class PlannedBatches(Dataset[Batch]):
 
     def __init__(
         self,
-        pools: dict[str, list[Samples]],
+        shown: Mapping[str, Shown],
         mix: Mix,
         batch: int,
         steps: int,
         seed: Sequence[int],
         slices: Sequence[Slice] = (WHOLE,),
     ) -> None:
-        self.steps, self.seed, self.slices = steps, tuple(seed), tuple(slices)
-        self.pools = {
-            name: [
-                (samples, Statistics.of(samples.pixels).normalise(samples.pixels))
-                for samples in pool
-                if len(samples)
-            ]
-            for name, pool in pools.items()
-        }
-        sizes = {name: sum(len(s) for s, _ in pool) for name, pool in self.pools.items()}
-        self.plan = BatchPlan(mix, sizes, batch, self.seed)
+        self.shown, self.steps, self.seed, self.slices = shown, steps, tuple(seed), tuple(slices)
+        self.plan = BatchPlan(
+            mix, {name: len(one) for name, one in shown.items()}, batch, self.seed
+        )
 
     def __len__(self) -> int:
         return self.steps * len(self.slices)
@@ -165,30 +244,18 @@ class PlannedBatches(Dataset[Batch]):
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is not among the plan's {self.steps}")
         poses, parts, counts, before = stream(*self.seed, "pose", step), [], [], 0
-        for samples, normalised, inside in self._chosen(step):
-            kind = Kind(samples.sensor, samples.bands, samples.gsd_m)
-            pose = poses.integers(8, size=len(inside))
-            rows = np.arange(before, before + len(inside))
-            mine = rows % taken.of == taken.first
-            if mine.any():
-                pixels = turn(normalised[inside[mine]], pose[mine])
-                ids = tuple(samples.ids[inside[mine]].tolist())
-                parts.append(Part(kind, torch.from_numpy(pixels), ids, tuple(rows[mine].tolist())))
-            counts.append((kind, len(inside)))
-            before += len(inside)
+        for name, numbers in self.plan.step(step).items():
+            for block, kind, chosen in self.shown[name].kinds(numbers):
+                pose = poses.integers(8, size=len(chosen))
+                rows = np.arange(before, before + len(chosen))
+                mine = rows % taken.of == taken.first
+                if mine.any():
+                    pixels, ids = self.shown[name].read(block, chosen[mine])
+                    turned = torch.from_numpy(turn(pixels, pose[mine]))
+                    parts.append(Part(kind, turned, ids, tuple(rows[mine].tolist())))
+                counts.append((kind, len(chosen)))
+                before += len(chosen)
         return Batch(step, tuple(parts), tuple(counts), taken)
-
-    def _chosen(
-        self, step: int
-    ) -> Iterator[tuple[Samples, NDArray[np.float32], NDArray[np.int64]]]:
-        """Of each kind in the step: the samples, their normalised pixels, and which are shown."""
-        for name, rows in self.plan.step(step).items():
-            pool = self.pools[name]
-            starts = offsets([len(samples) for samples, _ in pool])
-            for (samples, pixels), start, end in zip(pool, starts, starts[1:], strict=False):
-                inside = rows[(rows >= start) & (rows < end)] - start
-                if len(inside):
-                    yield samples, pixels, inside
 
 
 class MixDataModule(L.LightningDataModule):
@@ -201,6 +268,7 @@ class MixDataModule(L.LightningDataModule):
         seen: samples shown in all, repeats included.
         batch: samples of a step.
         sees: the sensors of the mix that are shown; all if None. The others' locations stay unseen.
+        colocated: whether all sensors are shown the same locations, instead of each its own.
         image_px: side of an image.
         seed: determines locations, order and poses.
         num_workers: loader processes; batches are the same for any number.
@@ -218,6 +286,7 @@ class MixDataModule(L.LightningDataModule):
         seen: int,
         batch: int,
         sees: Sequence[str] | None = None,
+        colocated: bool = False,
         image_px: int = 32,
         seed: Sequence[int] = (0, 0),
         num_workers: int = 0,
@@ -228,6 +297,7 @@ class MixDataModule(L.LightningDataModule):
         super().__init__()
         self.source, self.mix, self.unique, self.seen, self.batch = source, mix, unique, seen, batch
         self.sees = tuple(mix.sensors if sees is None else sees)
+        self.colocated = colocated
         self.image_px, self.seed, self.num_workers = image_px, tuple(seed), num_workers
         self.steps, self.start = seen // batch if steps is None else steps, start
         self.accumulate = accumulate
@@ -236,13 +306,9 @@ class MixDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.batches is not None:
             return
-        slots = self.mix.split(self.unique)
-        pools = {
-            name: self.source.pretraining(name, slots[name], self.image_px, self.seed)
-            for name in self.sees
-        }
+        shown = {name: self._show(name) for name in self.sees}
         total = sum(self.mix.share(name) for name in self.sees)
-        shown = Mix(tuple((name, self.mix.share(name) / total) for name in self.sees))
+        seen = Mix(tuple((name, self.mix.share(name) / total) for name in self.sees))
         rank, devices = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
@@ -253,7 +319,15 @@ class MixDataModule(L.LightningDataModule):
                 "the batch or lower accumulate"
             )
         slices = [Slice(rank * self.accumulate + j, of) for j in range(self.accumulate)]
-        self.batches = PlannedBatches(pools, shown, self.batch, self.steps, self.seed, slices)
+        self.batches = PlannedBatches(shown, seen, self.batch, self.steps, self.seed, slices)
+
+    def _show(self, sensor: str) -> Shown:
+        pool = self.source.pretraining(sensor, self.image_px)
+        places = {name: self.source.places(name) for name in self.mix.sensors}
+        slots = share_out(
+            self.mix, self.unique, sensor, places, pool.held, colocated=self.colocated
+        )
+        return Shown(pool, slots, self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if self.batches is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from gfmsum.data.files import Files, Ground, Ints, Mask, one_line
-from gfmsum.data.index import KEEP, MULTIPLE_PX, Labels
+from gfmsum.data.files import (
+    NUMBERS,
+    PLAIN,
+    TEXTS,
+    WHOLES,
+    Files,
+    Ground,
+    Holds,
+    Ints,
+    Mask,
+    one_line,
+)
+from gfmsum.data.index import KEEP, MULTIPLE_PX, Images, Labels, Refused, attempt
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.records import Task
 
@@ -45,12 +57,21 @@ class Rows:
 
     # What pretraining must not see.
 
-    def held_pixels(self, numbers: NDArray[Any]) -> Mask:
-        """Where the task's images (n, c, h, w) show validation or test rows: (n, h, w)."""
-        n, _, *sides = numbers.shape
-        held, side = np.zeros((n, *sides), bool), self.labels.window_px or max(sides)
-        for i, row, col in self._corners(numbers)[self._held].tolist():
-            held[i, row : row + side, col : col + side] = True
+    def held_tiles(self, images: Images, size: int, margin_px: int) -> Mask:
+        """Which tiles of the file that the task's items are in must stay unseen: (n, rows, columns).
+
+        All of an image that is a validation or test item, and those within a margin of a window that is.
+        """
+        n, _, *sides = self._files.shape(images)
+        held = np.zeros((n, *(side // size for side in sides)), bool)
+        corners = self._corners(n, sides)[self._held]
+        if self.labels.windows is None:
+            held[corners[:, 0]] = True
+            return held
+        first = np.maximum(corners[:, 1:] - margin_px, 0) // size
+        last = (corners[:, 1:] + self.labels.window_px - 1 + margin_px) // size
+        for (top, left), (bottom, right) in zip(first.tolist(), last.tolist(), strict=True):
+            held[0, top : bottom + 1, left : right + 1] = True
         return held
 
     @cached_property
@@ -93,29 +114,12 @@ class Rows:
         """The items, cropped at the centre to a multiple of MULTIPLE_PX.
 
         Raises:
-            ValueError: if one holds nodata or a value that is not finite.
+            ValueError: if one holds nodata or a value that is not finite, or their values contradict
+                the unit.
         """
         labels, items, images = self.labels, self._items, self.labels.images
-        numbers = self._files.numbers(images)
-        sides = np.array([labels.window_px] * 2 if labels.windows else numbers.shape[2:])
-        over = sides % MULTIPLE_PX
-        corners = self._corners(numbers)[items.rows] + [0, *over // 2]
-        numbers = cut(
-            numbers,
-            corners,
-            np.empty((len(corners), numbers.shape[1], *sides - over), numbers.dtype),
-        )
-        bad = ~np.isfinite(numbers)
-        if images.nodata is not None:
-            bad |= numbers == images.nodata
-        if bad.any():
-            row = items.rows[bad.any(axis=(1, 2, 3)).argmax()]
-            raise self._error(
-                f"row {row} of task {labels.name} holds nodata or a value that is not finite; "
-                "fill it in the file or filter it with keep"
-            )
-        pixels = images.values(numbers.astype(np.float32))
-        self._files.check_unit(images, float(pixels.mean(dtype=np.float64)))
+        pixels, corners = self._pixels(items.rows)
+        days = self._files.days(images, corners)
         samples = Samples(
             images.sensor.name,
             images.bands,
@@ -123,30 +127,86 @@ class Rows:
             pixels,
             np.array([f"{labels.path}#{row}" for row in items.rows], np.str_),
             None if self._ground is None else self._ground.lonlat[items.rows],
+            None if days is None else np.datetime_as_string(days),
         )
         return Labelled(task, samples, items.target, self._clusters[items.rows], items.folds)
 
+    def _pixels(self, rows: Ints) -> tuple[NDArray[np.float32], Ints]:
+        """Values (n, c, h, w) of some rows, and the corners (image, row, column) they were cut at."""
+        labels, images = self.labels, self.labels.images
+        n, _, *sides = self._files.shape(images)
+        own = [labels.window_px] * 2 if labels.windows else sides
+        over = np.array(own) % MULTIPLE_PX
+        height, width = (np.array(own) - over).tolist()
+        if not height or not width:
+            raise self._files.error(
+                images.path,
+                f"images are {own[0]}x{own[1]} px, a task's must be {MULTIPLE_PX} px at least; drop the "
+                "task",
+            )
+        corners = self._corners(n, sides)[rows] + [0, *over // 2]
+        pixels, lacking = images.values(self._files.cut(images, corners, height, width))
+        bad = rows[lacking.any(axis=(1, 2, 3))]
+        if bad.size:
+            more = f" (and {bad.size - 1} more rows)" if bad.size > 1 else ""
+            raise self._error(
+                f"row {bad[0]} of task {labels.name}{more} holds nodata or a value that is not finite; "
+                "fill it in the file or filter it with keep"
+            )
+        self._files.check_unit(images, pixels.mean(axis=(0, 2, 3), dtype=np.float64).tolist())
+        return pixels, corners
+
+    # All that is wrong at once.
+
+    def problems(self) -> list[str]:
+        """What keeps the rows from being read, and what is odd about them: one line each."""
+        found = list[str]()
+        labels, files = self.labels, self._files
+        n, _, *sides = attempt(found, lambda: files.shape(labels.images)) or (0, 0, 0, 0)
+        if n:
+            attempt(found, lambda: self._corners(n, sides))
+            attempt(found, lambda: self._ground)
+        attempt(found, lambda: self._held)
+        if not labels.probed:
+            return found
+        items = attempt(found, lambda: self._items)
+        attempt(found, lambda: self._clusters)
+        if items is not None:
+            attempt(found, lambda: self.task)
+            attempt(found, lambda: self._pixels(items.rows))
+            if lost := _untaught(items):
+                problem = (
+                    f"warning: task {labels.name} is tested on {', '.join(map(repr, lost))}, which no "
+                    "train row shows; split anew, or drop it with keep"
+                )
+                found.append(str(self._error(problem)))
+        return found
+
     # Every row.
 
-    def _error(self, problem: str) -> ValueError:
+    def _error(self, problem: str) -> Refused:
         return self._files.error(self.labels.path, problem)
 
-    def _column(self, key: str) -> NDArray[Any]:
-        return self._files.column(self.labels.path, key, self._count)
+    def _column(self, key: str, *sides: int, kinds: Holds = PLAIN) -> NDArray[Any]:
+        return self._files.column(self.labels.path, key, self._count, *sides, kinds=kinds)
 
     @property
     def _count(self) -> int:
-        return len(self._files.array(self.labels.path, self.labels.target))
+        return self._files.count(self.labels.path, self.labels.target)
 
-    def _corners(self, numbers: NDArray[Any]) -> Ints:
-        """(image, row, column) where each row's image begins in ``numbers`` (n, c, h, w)."""
-        labels, (n, _, *sides) = self.labels, numbers.shape
+    def _corners(self, n: int, sides: Sequence[int]) -> Ints:
+        """(image, row, column) where each row's image begins, among n images of h by w pixels."""
+        labels = self.labels
         if labels.windows is None:
-            self._files.column(labels.path, labels.target, n)
+            if self._count != n:
+                raise self._error(
+                    f"array {labels.target!r} has {self._count} rows, and there are {n} images; the two "
+                    "must agree, correct the file"
+                )
             return np.pad(np.arange(n)[:, None], [(0, 0), (0, 2)])
-        corners = self._column(labels.windows)
+        corners = self._column(labels.windows, 2, kinds=WHOLES)
         limit = np.array(sides) - labels.window_px
-        if corners.shape[1:] != (2,) or (corners < 0).any() or (corners > limit).any():
+        if (corners < 0).any() or (corners > limit).any():
             raise self._error(
                 f"array {labels.windows!r} has windows of {labels.window_px} px outside the scene "
                 f"of {sides[0]}x{sides[1]} px; correct them or patch_px"
@@ -156,13 +216,14 @@ class Rows:
     @cached_property
     def _ground(self) -> Ground | None:
         """The footprint of every row, where known."""
-        corners = self._corners(self._files.numbers(self.labels.images))
+        n, _, *sides = self._files.shape(self.labels.images)
+        corners = self._corners(n, sides)
         return self._files.ground(self.labels.images, corners, self.labels.window_px)
 
     @property
     def _split(self) -> NDArray[Any]:
-        split = self._column(self.labels.split)
-        strange = sorted(set(split.tolist()) - set(PARTS))
+        split = self._column(self.labels.split, kinds=TEXTS)
+        strange = sorted(map(str, set(split.tolist()) - set(PARTS)))
         if strange:
             raise self._error(
                 f"array {self.labels.split!r} holds {strange[0]!r}; a row is train, val or test, "
@@ -181,9 +242,14 @@ class Rows:
             blocks = self._ground.blocks(max(BLOCK_ITEMS * self._ground.side_m, BLOCK_MIN_M))
         elif labels.cluster is not None:
             values = self._column(labels.cluster).tolist()
-            names = [str(value) or own for value, own in zip(values, names, strict=True)]
+            # An item without a value, empty or NaN, stands alone.
+            names = [
+                own if value == "" or value != value else str(value)
+                for value, own in zip(values, names, strict=True)
+            ]
         elif labels.windows is not None:
-            blocks = self._column(labels.windows) // (BLOCK_ITEMS * labels.window_px)
+            corners = self._column(labels.windows, 2, kinds=WHOLES)
+            blocks = corners // (BLOCK_ITEMS * labels.window_px)
         if blocks is not None:
             names = [f"block {row},{col}" for row, col in blocks.tolist()]
         return np.array([f"{labels.path}@{name}" for name in names], np.str_)
@@ -194,52 +260,54 @@ class Rows:
     def _items(self) -> _Items:
         labels, keep = self.labels, np.ones(self._count, bool)
         for key, rules in labels.keep.items():
-            column = self._column(key)
             for rule, bound in rules.items():
-                if rule != "in" and column.dtype.kind not in "iuf":
-                    raise self._error(
-                        f"array {key!r} is {column.dtype}, keep rule {rule!r} needs numbers; "
-                        "use 'in'"
-                    )
+                column = self._column(key, kinds=PLAIN if rule == "in" else NUMBERS)
                 keep &= KEEP[rule][0](column, bound)
         rows = np.flatnonzero(keep)
         if not rows.size:
             raise self._error(f"task {labels.name} keeps no row; loosen its keep filter")
-        target = self._column(labels.target)[rows]
-        classes: tuple[str, ...] = ()
         if labels.kind == "classification":
-            kept, target = np.unique(target, return_inverse=True)
-            classes = self._class_names(kept)
+            kept, target = np.unique(
+                self._column(labels.target, kinds=WHOLES)[rows], return_inverse=True
+            )
         else:
-            target = target.astype(np.float64)
+            target = self._column(labels.target, kinds=NUMBERS)[rows].astype(np.float64)
             if not np.isfinite(target).all():
                 raise self._error(
                     f"array {labels.target!r} holds values that are not finite; filter with keep"
                 )
-        items = _Items(rows, target, classes, self._folds(rows, target))
+        wrong, classes = list[str](), tuple[str, ...]()
+        if labels.kind == "classification":
+            classes = attempt(wrong, lambda: self._class_names(kept)) or ()
+        folds = attempt(wrong, lambda: self._folds(rows, target)) or ()
         found = {"all": len(rows)}
-        if labels.folds is None:
-            found |= zip(PARTS, map(len, items.folds[0]), strict=True)
+        if labels.folds is None and folds:
+            found |= zip(PARTS, map(len, folds[0]), strict=True)
         for part, said in labels.counts.items():
-            if found.get(part) != said:
-                raise self._error(
-                    f"task {labels.name} has {found.get(part)} {part} items, the index says "
-                    f"{said}; the two must agree, correct the index"
+            if found.get(part) != said and (folds or part == "all"):
+                problem = (
+                    f"task {labels.name} has {found.get(part)} {part} items, the index says {said}; the "
+                    "two must agree, correct the index"
                 )
-        return items
+                wrong.append(str(self._error(problem)))
+        if wrong:
+            raise Refused(*wrong)
+        return _Items(rows, target, classes, folds)
 
     def _class_names(self, kept: NDArray[Any]) -> tuple[str, ...]:
         """Names of the classes that the filter left, in the order of their labels."""
         labels, given = self.labels, self.labels.classes
         names: Sequence[Any] = given
         if isinstance(given, str):
-            names = self._files.array(labels.path, given).tolist()
-        if kept.dtype.kind not in "iu" or kept.min() < 0 or kept.max() >= len(names):
+            names = self._files.column(
+                labels.path, given, self._files.count(labels.path, given)
+            ).tolist()
+        if kept.min() < 0 or kept.max() >= len(names):
             raise self._error(
                 f"array {labels.target!r} holds labels {kept[0]} to {kept[-1]}, task {labels.name} "
                 f"names {len(names)} classes; labels must be 0 to {len(names) - 1}, use keep"
             )
-        return tuple(str(names[label]) for label in kept)
+        return tuple(" ".join(str(names[label]).split()) for label in kept)
 
     def _folds(self, rows: Ints, target: NDArray[Any]) -> tuple[tuple[Ints, Ints, Ints], ...]:
         """(train, val, test) over the kept rows. Of k folds, i is test and the next one val."""
@@ -256,8 +324,12 @@ class Rows:
             return ((train, val, test),)
         kind = StratifiedKFold if labels.stratified else KFold
         try:
-            cuts = kind(labels.folds, shuffle=True, random_state=FOLD_SEED).split(rows, target)
-            parts = [test.astype(np.int64) for _, test in cuts]
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # of rare classes: what comes of it is said elsewhere
+                cuts = kind(labels.folds, shuffle=True, random_state=FOLD_SEED).split(rows, target)
+                parts = [test.astype(np.int64) for _, test in cuts]
         except ValueError as impossible:
             problem = (
                 f"{labels.folds} folds of task {labels.name}: {one_line(impossible)}; use fewer"
@@ -270,6 +342,14 @@ class Rows:
         )
 
 
+def _untaught(items: _Items) -> list[str]:
+    """Classes that a probe is tested on and not trained on."""
+    lost = set[int]()
+    for train, _, test in items.folds if items.classes else ():
+        lost |= set(items.target[test].tolist()) - set(items.target[train].tolist())
+    return [items.classes[label] for label in sorted(lost)]
+
+
 def _floor(metric: str, items: _Items) -> float:
     """The metric of an answer that ignores the image."""
     if metric != "accuracy":
@@ -279,11 +359,3 @@ def _floor(metric: str, items: _Items) -> float:
         for train, _, test in items.folds
     ]
     return float(np.concatenate(hits).mean())
-
-
-def cut[T: NDArray[Any]](numbers: NDArray[Any], corners: Ints, out: T) -> T:
-    """Fills ``out`` (m, c, h, w) from images (n, c, H, W), at corners (image, row, column)."""
-    height, width = out.shape[2:]
-    for tile, (i, row, col) in zip(out, corners.tolist(), strict=True):
-        tile[:] = numbers[i, :, row : row + height, col : col + width]
-    return out

@@ -1,9 +1,14 @@
-"""What every data source gives: pixels that carry their bands, place and name."""
+"""What every data source gives: pixels that carry their bands, place, date and name.
+
+A Source offers, for each sensor, one :class:`Pool`: everything that pretraining may see, read on demand.
+Which rows of it a run is given is not the source's matter but the plan's (:mod:`gfmsum.data.plan`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +17,21 @@ from numpy.typing import NDArray
 from gfmsum.records import Task
 from gfmsum.sensors import Band, Sensor
 
+type Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What samples have in common that can be stacked."""
+
+    sensor: str
+    bands: tuple[Band, ...]
+    gsd_m: float  # pixel size of the grid, metres
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Many samples of one sensor on one grid with the same bands.
+    """Many samples of one kind, in memory.
 
     Shapes: n samples, c bands, h by w pixels. Pixels are in the unit of their band, without NaN.
     """
@@ -26,6 +42,7 @@ class Samples:
     pixels: NDArray[np.float32]  # (n, c, h, w)
     ids: NDArray[np.str_]  # (n,), unique within the source
     lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees, where the source knows it
+    dates: NDArray[np.str_] | None = None  # (n,) as 2020-07-15, where the source knows it
 
     def __post_init__(self) -> None:
         n, c = self.pixels.shape[:2]
@@ -37,6 +54,68 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.sensor, self.bands, self.gsd_m)
+
+    quick = True
+
+    def read(self, rows: Rows) -> Samples:
+        """Some of them, in the order of ``rows``."""
+        return Samples(
+            self.sensor,
+            self.bands,
+            self.gsd_m,
+            self.pixels[rows],
+            self.ids[rows],
+            None if self.lonlat is None else self.lonlat[rows],
+            None if self.dates is None else self.dates[rows],
+        )
+
+
+class Block(Protocol):
+    """Samples of one kind, read on demand. :class:`Samples` are a block that is in memory."""
+
+    @property
+    def kind(self) -> Kind:
+        """What all of them have in common."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether reading costs little more than copying, so that nothing need be kept in memory."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def read(self, rows: Rows) -> Samples:
+        """The samples at ``rows``, int64 (n,) in [0, len), in that order; repeats are allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All that pretraining may see of one sensor: blocks laid end to end, one row per place.
+
+    ``places`` names the list of places that the rows show. Sensors of one list have pools of one length,
+    whose rows with one number show one place: so a place can be given to one sensor only, or to all.
+    """
+
+    blocks: tuple[Block, ...]
+    places: str
+    limit: int | None = None  # a run is given no more rows than these, if it is scarce on purpose
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    @property
+    def held(self) -> int:
+        """How many samples a run can be given."""
+        return len(self) if self.limit is None else min(self.limit, len(self))
+
+    @property
+    def starts(self) -> list[int]:
+        """The row where each block starts, and the end of the last."""
+        return [0, *accumulate(len(block) for block in self.blocks)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +148,11 @@ class Source(Protocol):
     def caveats(self) -> tuple[str, ...]:
         """Sentences that a verdict on this source must open with."""
 
-    def available(self, sensor: str, size_px: int) -> int | None:
-        """How many pretraining samples of ``size_px`` there are; None if without end."""
+    def places(self, sensor: str) -> str:
+        """The name of the list of places that the sensor's pool shows; needs no pixels."""
 
-    def pretraining(
-        self, sensor: str, slots: range, size_px: int, seed: Sequence[int]
-    ) -> list[Samples]:
-        """The samples at ``slots`` of the replicate's list, which ``seed`` determines.
-
-        A sensor with fewer samples than slots gives all it has. The list is the same for every
-        arm of a replicate; samples of differing bands or units come in separate Samples.
-        """
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        """All samples of ``size_px`` by ``size_px`` pixels that pretraining may see of a sensor."""
 
     def tasks(self, sensor: str) -> list[Task]:
         """The sensor's tasks, without pixels; empty if it has no labels here."""

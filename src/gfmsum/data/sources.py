@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from gfmsum.config import LocalConfig, SyntheticConfig
+from gfmsum.config import DataConfig, LocalConfig, ShardsConfig, SyntheticConfig
 from gfmsum.data.sample import Source
 
 
 @lru_cache(maxsize=1)  # a worker's jobs share one, and with it the labelled items it has made
-def open_source(config: SyntheticConfig | LocalConfig) -> Source:
+def open_source(config: DataConfig) -> Source:
     """The source that ``config`` describes.
 
     Raises:
@@ -19,6 +19,14 @@ def open_source(config: SyntheticConfig | LocalConfig) -> Source:
         from gfmsum.data.synthetic import Synthetic
 
         return Synthetic(config)
-    from gfmsum.data.local import Local
+    if isinstance(config, LocalConfig):
+        from gfmsum.data.local import Local
 
-    return Local(config)
+        return Local(config)
+    if isinstance(config, ShardsConfig):
+        from gfmsum.data.shards import Shards
+
+        return Shards(config)
+    from gfmsum.data.geo import Torchgeo
+
+    return Torchgeo(config)

@@ -9,12 +9,15 @@ vigour and slope are continuous fields with the same variance in every octave.
 
 A pixel sees area averages: levels that it resolves are sampled inside it; levels finer than the
 pixel enter as the whole distribution of their votes, which is what many periods average to.
+
+What a location is like comes in parts, :data:`LATENTS`. To one sensor any of them can be those of another
+location, and the patterns can have a grain: see :class:`Own`.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -49,6 +52,10 @@ LEVELS = (
 STRONG = tuple(i for i, level in enumerate(LEVELS) if level.weight > 1)
 """Levels that share a location's land use; the others draw their own. Each sensor resolves one."""
 
+GSD_M = (0.1, LEVELS[-1].length_m / 8)
+"""Pixels that the ladder can fill: 32 of the smallest span one period of its finest level, and the
+largest still see the pattern of its coarsest."""
+
 PLACES = np.uint64(2**62 - 1)  # the bits that number locations and spell their land uses
 JITTER = (0.6, 1.7)  # a location's length over its level's, uniform in the logarithm
 
@@ -74,6 +81,41 @@ _FAR = 6  # samples along each side that stand for an unresolved level
 _GOLDEN = 0.6180339887
 
 
+FIELDS = len(LEVELS)  # the latent numbers of moisture, vigour and slope
+KINDS = FIELDS + 3  # of what kinds of materials there are
+LATENTS = KINDS + 1
+"""What a location is like, in parts that can be common to all sensors or a sensor's own: the levels
+(those of STRONG are one part), the three fields, and the kinds of its materials."""
+
+
+def _layout() -> tuple[list[int], NDArray[np.int64]]:
+    """Where each block of a location's uniform numbers ends, and to which latent each belongs."""
+    levels = np.arange(len(LEVELS))
+    levels[list(STRONG)] = STRONG[0]
+    fields = np.arange(FIELDS, KINDS)
+    blocks = (
+        levels,  # lengths
+        np.repeat(levels, 8),  # shapes
+        np.repeat(levels, 2 * _WAVES),  # phases
+        np.repeat(fields, 2 * _FRACTAL),
+        np.array([FIELDS, FIELDS + 1, KINDS, KINDS]),  # wet, green, needleleaf, concrete
+        np.full(3 * len(MATERIALS), KINDS),
+    )
+    return np.cumsum([len(block) for block in blocks]).tolist(), np.concatenate(blocks)
+
+
+_ENDS, _LATENT_OF = _layout()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What n locations are to one sensor."""
+
+    ids: Ids  # (n,) locations that stand in
+    latents: NDArray[np.bool_]  # (n, LATENTS) in which they do
+    grain: Floats  # (2, 2): moves the points at which the patterns of all its land are looked up
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """Area averages over the pixels of a view: n locations, m materials, h by w pixels."""
@@ -89,21 +131,23 @@ class Surface:
 
     Args:
         ids: (n,) location numbers; their low 62 bits spell the land uses.
+        own: what is not theirs but of the sensor that looks.
     """
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: Ids, own: Own | None = None) -> None:
         self.ids = ids
         n, levels = len(ids), len(LEVELS)
-        sizes = (levels, levels * 8, levels * 2 * _WAVES, 3 * _FRACTAL * 2, 4, len(MATERIALS) * 3)
-        ends = np.cumsum(sizes)
-        drawn = np.empty((n, ends[-1]), np.float32)
-        for row, key in zip(drawn, ids, strict=True):
-            generator(key, "surface").random(out=row, dtype=np.float32)
-        length, shape, phase, fields, traits, kinds = np.split(drawn, ends[:-1], axis=1)
+        drawn, self.landuse = _draw(ids), _digits(ids)  # (n, levels) index into LANDUSES
+        self._grain = np.eye(2, dtype=np.float32)
+        if own is not None:
+            self._grain = own.grain
+            there = own.latents[:, _LATENT_OF]
+            drawn = np.where(there, _draw(own.ids), drawn)
+            self.landuse = np.where(there[:, :levels], _digits(own.ids), self.landuse)
+        length, shape, phase, fields, traits, kinds = np.split(drawn, _ENDS[:-1], axis=1)
         low, high = JITTER
         base = np.array([level.length_m for level in LEVELS], np.float32)
         self.length_m = base * np.float32(low) * np.float32(high / low) ** length  # (n, levels)
-        self.landuse = _digits(ids)  # (n, levels) index into LANDUSES
         # Uniform numbers: what kind of each material a place has (n, materials), and (n, 1, 1).
         self.bright, self.tilt, bias = np.split(kinds, 3, axis=1)
         self._wet, self._green, self.needleleaf, self.concrete = traits.T[:, :, None, None]
@@ -119,7 +163,11 @@ class Surface:
         Raises:
             ValueError: for pixels that lie beyond the ladder.
         """
-        n = len(self.ids)
+        if not GSD_M[0] <= gsd_m <= GSD_M[1]:
+            raise ValueError(
+                f"gsd_m={gsd_m} lies beyond the surface's levels; use pixels of "
+                f"{GSD_M[0]:g} to {GSD_M[1]:g} m"
+            )
         centre = ((np.arange(size_px) - (size_px - 1) / 2) * gsd_m).astype(np.float32)
         inside = ((np.arange(_SUB) + 0.5) / _SUB - 0.5).astype(np.float32) * gsd_m
         dense = (centre + inside[:, None]).ravel()
@@ -127,18 +175,15 @@ class Surface:
         hidden = [i for i, level in enumerate(LEVELS) if level.length_m < gsd_m]
         fine = [i for i, level in enumerate(LEVELS) if gsd_m <= level.length_m < 8 * gsd_m]
         coarse = [i for i, level in enumerate(LEVELS) if level.length_m >= 8 * gsd_m]
-        if not fine or not coarse:
-            raise ValueError(
-                f"gsd_m={gsd_m} lies beyond the surface's levels; use pixels of "
-                f"{LEVELS[0].length_m / 8:.2g} to {LEVELS[-1].length_m / 8:.0f} m"
-            )
-        votes = self._vote(coarse, centre[None]) + self._bias[:, :, None]
-        weight = np.exp(self._vote(fine, dense[None])).reshape(n, -1, _SUB, size_px, _SUB, size_px)
-        weight *= np.exp(votes).reshape(n, -1, 1, size_px, 1, size_px)
-        cover = _average(weight.reshape(n, len(MATERIALS), -1), self._far(hidden))
-        cover = cover.reshape(weight.shape).mean((2, 4))
+        if not fine:  # the ladder has a gap here
+            fine, coarse = coarse[:1], coarse[1:]
+        votes = self._vote(coarse, self._heights(coarse, centre)) + self._bias[:, :, None]
+        near = self._heights(fine, dense).reshape(-1, len(fine), _SUB, size_px, _SUB, size_px)
+        near = near.swapaxes(3, 4).reshape(-1, len(fine), _SUB**2 * size_px**2)
+        near = self._vote(fine, near).reshape(-1, len(MATERIALS), _SUB**2, size_px**2)
+        cover = _average(near, np.exp(votes, out=votes), self._far(hidden))
         moisture, vigour, slope = self._continuous(centre, gsd_m)
-        return Ground(cover, moisture, vigour, slope)
+        return Ground(cover.reshape(*cover.shape[:2], size_px, size_px), moisture, vigour, slope)
 
     def _weigh(self) -> Floats:
         """(n, materials, levels): what a tall point of each level adds to the materials' votes."""
@@ -151,36 +196,43 @@ class Surface:
         weight = np.array([level.weight for level in LEVELS], np.float32)
         return np.ascontiguousarray(((common + _OWN * own) * weight[:, None]).swapaxes(1, 2))
 
-    def _vote(self, levels: list[int], axis: Floats) -> Floats:
-        """(n, materials, points): votes of ``levels`` on the grid that ``axis`` (metres) spans."""
-        heights = np.stack([self._height(i, axis) for i in levels], axis=1)
-        heights = heights.reshape(len(self.ids), len(levels), -1)
+    def _vote(self, levels: list[int], heights: Floats) -> Floats:
+        """(n, materials, points): votes of ``levels`` whose heights are (n, levels, points)."""
         return np.asarray(self._votes[:, :, levels] @ heights)
 
     def _far(self, levels: list[int]) -> Floats:
         """(n, materials, samples): weights that stand for the distribution of hidden ``levels``."""
         if not levels:
             return np.ones((len(self.ids), len(MATERIALS), 1), np.float32)
-        heights = []
-        for i in levels:
-            # Irregular steps do not alias with rows; shuffles make the levels independent.
-            steps = (0.83 * (np.arange(_FAR) + 0.8 * _irrational(_FAR))).astype(np.float32)
-            axis: Floats = np.multiply(steps, self.length_m[:, i, None], dtype=np.float32)
-            height = self._height(i, axis).reshape(len(self.ids), -1)
-            heights.append(height[:, np.argsort(_irrational(_FAR**2, (2 + i) * _GOLDEN))])
-        return np.exp(self._votes[:, :, levels] @ np.stack(heights, axis=1))
+        # Irregular steps do not alias with rows; shuffles make the levels independent.
+        steps = (0.83 * (np.arange(_FAR) + 0.8 * _irrational(_FAR))).astype(np.float32)
+        heights = self._heights(levels, self.length_m[:, levels, None] * steps)
+        for j, level in enumerate(levels):
+            order = np.argsort(_irrational(_FAR**2, (2 + level) * _GOLDEN))
+            heights[:, j] = heights[:, j, order]
+        return np.exp(self._vote(levels, heights))
 
-    def _height(self, level: int, axis: Floats) -> Floats:
-        """(n, h, w) in -1..1: from flat to tall on one level."""
-        n, side = len(self.ids), axis.shape[1]
-        axis = np.broadcast_to(axis, (n, side))
-        out = np.empty((n, side, side), np.float32)
-        for landuse, pattern in enumerate(_PATTERNS):
-            at = np.flatnonzero(self.landuse[:, level] == landuse)
+    def _heights(self, levels: list[int], axis: Floats) -> Floats:
+        """(n, levels, points) in -1..1: from flat to tall.
+
+        Args:
+            levels: k of them.
+            axis: (side,) metres, both ways, or (n, k, side): the points are where they cross.
+        """
+        n, k, side = len(self.ids), len(levels), axis.shape[-1]
+        axis = np.broadcast_to(axis, (n, k, side)).reshape(-1, side)
+        length, shape, phase = (
+            trait[:, levels].reshape(n * k, *trait.shape[2:])
+            for trait in (self.length_m, self._shape[..., 2:], self._phase)
+        )
+        landuse = self.landuse[:, levels].ravel()
+        out = np.empty((n * k, side, side), np.float32)
+        for i, pattern in enumerate(_PATTERNS):
+            at = np.flatnonzero(landuse == i)
             if len(at):
-                length, shape = self.length_m[at, level], self._shape[at, level, 2:]
-                out[at] = pattern(_Patch(axis[at], length, shape, self._phase[at, level]))
-        return np.clip(out, -1, 1, out=out)
+                patch = _Patch(axis[at], length[at], shape[at], phase[at], self._grain)
+                out[at] = pattern(patch)
+        return np.clip(out, -1, 1, out=out).reshape(n, k, -1)
 
     def _continuous(self, axis: Floats, gsd_m: float) -> tuple[Floats, Floats, Floats]:
         """Moisture, vigour and slope, averaged over the pixels exactly."""
@@ -192,18 +244,19 @@ class Surface:
         kx, ky = k * np.cos(turn), k * np.sin(turn)
         seen = np.sinc(kx * gsd_m) * np.sinc(ky * gsd_m) * np.float32(np.sqrt(2 / _FRACTAL))
         axis = np.broadcast_to(axis, (len(self.ids), len(axis)))
-        wet, green, east, north = (
-            _superpose(axis, kx[:, i], ky[:, i], phase[:, i], seen[:, i] * share[:, i])
-            for i, share in (
-                (0, np.ones_like(k)),
-                (1, np.ones_like(k)),
-                (2, np.float32(np.sqrt(2)) * np.cos(turn)),
-                (2, np.float32(np.sqrt(2)) * np.sin(turn)),
+        east = (
+            np.float32(np.sqrt(2)) * np.cos(turn[:, 2]),
+            np.float32(np.sqrt(2)) * np.sin(turn[:, 2]),
+        )
+        (wet,), (green,), slope = (
+            _superpose(
+                axis, kx[:, i], ky[:, i], phase[:, i], *(seen[:, i] * share for share in shares)
             )
+            for i, shares in enumerate(((np.float32(1),), (np.float32(1),), east))
         )
         moisture = _squash(1.5 * wet + 2 * (self._wet - 0.5))
         vigour = _squash(1.5 * green + 0.6 * wet + 2 * (self._green - 0.5))
-        return moisture, vigour, np.stack([east, north], axis=1)
+        return moisture, vigour, np.stack(slope, axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +267,7 @@ class _Patch:
     length: Floats  # (n,) metres
     shape: Floats  # (n, 6) uniform
     phase: Floats  # (n, 2, waves) uniform
+    grain: Floats  # (2, 2)
 
     def trait(self, i: int, low: float, high: float) -> Floats:
         """(n, 1, 1) uniform between the two."""
@@ -224,19 +278,28 @@ class _Patch:
         spread = 2 ** (octaves * (_irrational(_WAVES, 3**0.5) - 0.5))
         k = spread / (period * self.length[:, None])
         turn = 2 * np.pi * (self.shape[:, :1] + _irrational(_WAVES))
-        amplitude = np.full((len(self.length), 1), np.sqrt(2 / _WAVES), np.float32)
-        kx, ky = (k * np.cos(turn)).astype(np.float32), (k * np.sin(turn)).astype(np.float32)
-        return _superpose(self.axis, kx, ky, self.phase[:, i], amplitude)
+        kx, ky = self._along_grain(k * np.cos(turn), k * np.sin(turn))
+        amplitude = np.full_like(kx, np.sqrt(2 / _WAVES))
+        return _superpose(self.axis, kx, ky, self.phase[:, i], amplitude)[0]
 
     def turned(self) -> tuple[Floats, Floats]:
         """(n, h, w) twice: coordinates along and across the pattern's direction, in lengths."""
         turn = np.pi * self.shape[:, :1]
         s = self.axis / self.length[:, None]
-        along, across = s * np.cos(turn), s * np.sin(turn)
+        cos, sin = np.cos(turn), np.sin(turn)
         shift = 64 * self.shape[:, 1:3, None, None]
+        (ux, uy), (vx, vy) = self._along_grain(cos, sin), self._along_grain(-sin, cos)
         return (
-            along[:, None, :] + across[:, :, None] + shift[:, 0],
-            along[:, :, None] - across[:, None, :] + shift[:, 1],
+            (s * ux)[:, None, :] + (s * uy)[:, :, None] + shift[:, 0],
+            (s * vy)[:, :, None] + (s * vx)[:, None, :] + shift[:, 1],
+        )
+
+    def _along_grain(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Directions (n, ...) by whose product with a point the moved point is projected on them."""
+        (xx, xy), (yx, yy) = self.grain
+        return (
+            np.asarray(x * xx + y * yx, np.float32),
+            np.asarray(x * xy + y * yy, np.float32),
         )
 
     def cell(self, i: Floats, j: Floats) -> Floats:
@@ -300,9 +363,25 @@ def respell(ids: Ids, landuse: NDArray[np.int64]) -> Ids:
     return ids + ((landuse - _digits(ids)[:, STRONG[0]]) * step).astype(np.uint64)
 
 
-def generator(key: np.uint64, stream: str) -> np.random.Generator:
-    """Independent random numbers for every location and stream."""
-    return np.random.Generator(np.random.Philox(key=[int(key), zlib.crc32(stream.encode())]))
+def draws(ids: Ids, stream: str) -> Iterator[np.random.Generator]:
+    """Independent random numbers for every location and stream; take them before the next ones."""
+    # To turn one generator is ten times as fast as to make one for each location.
+    bits = np.random.Philox(key=0)
+    generator, start = np.random.Generator(bits), bits.state
+    # Numbers from 2**63 on have ever since gone through a double: that keeps pixels what they are.
+    keys = np.where(ids < 2**63, ids, ids.astype(np.float64).astype(np.uint64))
+    for key in keys:
+        start["state"]["key"][:] = key, zlib.crc32(stream.encode())
+        bits.state = start
+        yield generator
+
+
+def _draw(ids: Ids) -> Floats:
+    """(n, numbers) uniform: all that a location is, but for its land uses."""
+    out = np.empty((len(ids), _ENDS[-1]), np.float32)
+    for row, rng in zip(out, draws(ids, "surface"), strict=True):
+        rng.random(out=row, dtype=np.float32)
+    return out
 
 
 def _digits(ids: Ids) -> NDArray[np.int64]:
@@ -322,29 +401,44 @@ def _irrational(count: int, step: float = _GOLDEN) -> Floats:
     return (np.arange(1, count + 1) * step % 1).astype(np.float32)
 
 
-def _superpose(axis: Floats, kx: Floats, ky: Floats, phase: Floats, amplitude: Floats) -> Floats:
-    """(n, h, w) sum of plane waves; kx, ky in cycles per metre, phase in cycles.
+def _superpose(
+    axis: Floats, kx: Floats, ky: Floats, phase: Floats, *amplitudes: Floats
+) -> list[Floats]:
+    """(n, h, w) sums of plane waves, one for each of ``amplitudes`` (n, waves).
 
     On a grid a wave is an outer product of its two axes, so that the sum is a matrix product.
+
+    Args:
+        axis: (n, side) metres, both ways.
+        kx, ky: (n, waves) cycles per metre.
+        phase: (n, waves) cycles.
     """
     turn = np.float32(2 * np.pi)
     x = turn * (kx[:, :, None] * axis[:, None, :])  # (n, waves, w)
     y = turn * (axis[:, :, None] * ky[:, None, :] + phase[:, None, :])
-    amplitude = amplitude[:, None, :]
-    left = np.concatenate([np.cos(y) * amplitude, -np.sin(y) * amplitude], axis=2)
-    return np.asarray(left @ np.concatenate([np.cos(x), np.sin(x)], axis=1))
+    right = np.concatenate([np.cos(x), np.sin(x)], axis=1)
+    left = np.concatenate([np.cos(y), -np.sin(y)], axis=2)
+    sums = (left * np.tile(amplitude, 2)[:, None, :] @ right for amplitude in amplitudes)
+    return [np.asarray(one) for one in sums]
 
 
-def _average(weight: Floats, far: Floats) -> Floats:
-    """(n, m, points): mean over the samples s of the shares weight * far[s] / sum over m."""
-    mean = np.empty_like(weight)
-    for i, hidden in enumerate(far / np.float32(far.shape[2])):
-        for start in range(0, weight.shape[2], 1024):  # what stays in the cache
-            near = weight[i, :, start : start + 1024]
-            scale = far[i].T @ near  # (samples, points)
-            scale = hidden @ np.reciprocal(scale, out=scale)
-            np.multiply(near, scale, out=mean[i, :, start : start + 1024])
-    return mean
+def _average(near: Floats, wide: Floats, far: Floats) -> Floats:
+    """(n, m, pixels): mean share of every material m over the points i and the samples s.
+
+    Args:
+        near: (n, m, i, pixels) votes; overwritten.
+        wide: (n, m, pixels) weights.
+        far: (n, m, s) weights. A share is exp(near) * wide * far, over the sum of it over m.
+    """
+    for votes, beside, hidden in zip(near, wide, far, strict=True):
+        weight = np.exp(votes, out=votes)  # one location at a time stays in the cache
+        weight *= beside[:, None]
+        flat, mean = weight.reshape(len(weight), -1), hidden / np.float32(hidden.shape[1])
+        for start in range(0, flat.shape[1], 1024):
+            part = flat[:, start : start + 1024]
+            scale = hidden.T @ part  # (samples, points)
+            part *= mean @ np.reciprocal(scale, out=scale)
+    return np.asarray(near.mean(2))
 
 
 def _squash(x: Floats) -> Floats:

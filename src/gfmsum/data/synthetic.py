@@ -1,9 +1,27 @@
 """Synthetic scenes: one land surface per location, seen by every sensor through its own bands.
 
-The surface (:mod:`gfmsum.data.surface`) is the same for all sensors of a location. A sensor sees
-area averages of it, mixes the signatures of what covers the ground, linearly in reflectance or in
-radar power, and adds what belongs to the scene and not to the land: illumination, haze, speckle,
-noise.
+The surface (:mod:`gfmsum.data.surface`) is the same for all sensors of a location, and each looks at it
+with its own physics (:mod:`gfmsum.data.instruments`). Any sensor of the catalog can look: ``data.sensors``
+names those that do.
+
+**How much structure sensors share** is a dial, ``data.shared``: at 1 it is the world just described, at 0
+each sensor has land of its own, and other sensors' pictures say nothing of it that they would not say of
+any land. Two things go with it:
+
+- *Places.* What a location is like comes in nine parts: the land uses on the strong levels of the ladder,
+  each of the four weak levels, moisture, vigour, slope, and the kinds of its materials. Each part is
+  common with the probability ``shared``; else it is that of another location, which the pair of location
+  and sensor determines. A part that is common at one value of the dial is common at all higher ones.
+- *Laws*, which the pair of world and sensor determines. All but ``shared`` of the signatures are dealt out
+  anew among the materials, in each band group in another way, so that neither what a material looks like nor
+  what red says of near infrared, or VV of VH, carries over; and the patterns have a size and a grain, a
+  direction along which they are stretched, which fade as more is shared.
+
+Labels are taken from the land as the task's sensor has it. Its laws rearrange what all land is made of, so
+that a task asks about as much of a model that knows this sensor alone: going from 1 to 0, hand-made features
+(band means and spectra of the pictures; 1,200 training items, mean of the founding five in four worlds) score
+.70 and .69 on land use, .45 and .43 on diversity, .70 and .61 on canopy. What the dial never takes
+apart is the six sorts of pattern, how often which cover is there, and the physics of seeing.
 
 Where the instrument itself is to be tested, a control puts something else in the other sensors' place,
 see :data:`gfmsum.config.CONTROLS`.
@@ -12,7 +30,7 @@ see :data:`gfmsum.config.CONTROLS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -20,271 +38,118 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gfmsum.catalog import CATALOG
 from gfmsum.config import CONTROLS, SyntheticConfig
+from gfmsum.data.instruments import Instrument, Noise, check
 from gfmsum.data.plan import stream
-from gfmsum.data.sample import Labelled, Samples
+from gfmsum.data.sample import Kind, Labelled, Pool, Rows, Samples
 from gfmsum.data.surface import (
     LANDUSES,
+    LATENTS,
     MATERIALS,
     PLACES,
+    STRONG,
     Floats,
     Ground,
     Ids,
+    Own,
     Surface,
-    generator,
+    draws,
     respell,
 )
-from gfmsum.records import Task
-from gfmsum.sensors import SENSORS, Band, Sensor, Unit, unknown
+from gfmsum.records import Task, fingerprint, plain
+from gfmsum.sensors import SENSORS, Sensor, unknown
 
 VERSION = 1  # raised when a change of code changes pixels
-CHUNK = 64  # locations at once: more save calls, fewer save memory
+CHUNK = 64  # locations at once, of up to 16 bands and 32 px: more save calls, fewer save memory
 PROBES = np.uint64(2**63)  # a bit beyond PLACES that only probe locations have: none is both
 
-LOOKS = 25  # equivalent number, of a speckle-filtered product; GRD itself has 4.4 (ESA)
-NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
 
-_SIGNATURES = {  # of which material
-    "water": "water", "dry soil": "soil", "wet soil": "soil", "sand": "sand",
-    "green grass": "grass", "dry grass": "grass", "green crop": "crop", "stubble": "crop",
-    "broadleaf": "trees", "needleleaf": "trees", "concrete": "built", "asphalt": "built",
-}  # fmt: skip
-_KINDS = [MATERIALS.index(material) for material in _SIGNATURES.values()]
-
-# Reflectance in percent at wavelengths in um, from the shapes of published field spectra, rounded.
-_SPECTRA = np.array([
-    (0.40,     5,     8,     5,    18,     3,     6,   2.5,     7,   2.5,     2,    15,     7),
-    (0.45,   5.5,    10,     6,    22,     4,     9,     3,     9,     3,   2.3,    19,     8),
-    (0.50,   5.5,    13,     7,    27,     5,    13,     4,    12,   3.5,   2.8,    23,     9),
-    (0.55,     5,    17,     9,    33,    10,    18,     8,    16,     7,   4.5,    26,    10),
-    (0.60,   3.5,    21,    11,    38,     7,    23,     5,    20,     5,   3.5,    28,  10.5),
-    (0.65,   2.5,    24,    13,    41,     5,    26,   3.5,    23,   3.5,     3,    30,    11),
-    (0.68,     2,    25,  13.5,    42,   4.5,    27,     3,    24,     3,   2.5,    31,  11.2),
-    (0.70,     2,    26,    14,    43,     9,    29,     7,    26,     7,     5,  31.5,  11.5),
-    (0.72,   1.8,    27,  14.5,    44,    22,    31,    21,    27,    19,    12,    32,    12),
-    (0.75,   1.5,    28,    15,    45,    38,    34,    42,    29,    36,    22,    33,    12),
-    (0.80,   1.3,    30,    16,    47,    44,    38,    50,    33,    42,    27,    34,    13),
-    (0.90,     1,    33,    18,    50,    46,    43,    52,    38,    44,    29,    36,    14),
-    (1.00,   0.8,    36,    20,    52,    45,    46,    51,    41,    43,    29,    37,    15),
-    (1.10,   0.6,    38,    21,    54,    44,    47,    49,    42,    42,    28,    38,    15),
-    (1.25,   0.4,    41,    22,    57,    41,    48,    45,    44,    39,    25,    40,    16),
-    (1.38,   0.3,    41,    19,    57,    29,    42,    30,    40,    25,    15,    39,    16),
-    (1.45,   0.3,    40,    17,    55,    21,    38,    20,    37,    16,     9,    38,    16),
-    (1.65,   0.3,    45,    21,    60,    29,    44,    28,    43,    24,    14,    41,    18),
-    (1.80,   0.3,    45,    20,    60,    24,    40,    22,    40,    18,    10,    40,    18),
-    (1.95,   0.2,    40,    14,    55,     9,    28,     8,    30,     6,     4,    35,    16),
-    (2.20,   0.2,    42,    17,    57,    15,    32,    13,    35,    10,     6,    36,    17),
-    (2.40,   0.2,    38,    14,    53,    10,    25,     8,    29,     6,     4,    33,    16),
-])  # fmt: skip
-
-# C-band backscatter in dB: smooth ground is dark, canopies scatter into VH, walls reflect into VV.
-_BACKSCATTER = {
-    "VV": (-20, -14.5, -10.5, -15.5, -11.5, -13.5, -9.5, -11.5, -7.5, -8, -2.5, -6),
-    "VH": (-28, -23.5, -19.5, -25, -18.5, -21, -14.5, -19.5, -12.5, -13.5, -10.5, -14.5),
-}  # fmt: skip
-
-_GRID_UM = np.arange(0.35, 2.7, 0.001)
-_VAPOUR = ((0.94, 0.03, 0.6), (1.13, 0.04, 0.8), (1.38, 0.05, 7.0), (1.88, 0.07, 7.0))
-"""Absorption by water vapour: centre and width in um, and optical depth along a typical path."""
+def _chosen(config: SyntheticConfig) -> dict[str, Sensor]:
+    """The sensors that look at the world, in the order of the catalog."""
+    names = config.sensors.split("+") if config.sensors else list(SENSORS)
+    for name in names:
+        if name not in CATALOG:
+            raise ValueError(unknown("sensor", name, CATALOG))
+    if len(set(names)) != len(names):
+        raise ValueError(f"data.sensors={config.sensors} names a sensor twice; name each once")
+    chosen = {name: sensor for name, sensor in CATALOG.items() if name in names}
+    for sensor in chosen.values():
+        check(sensor)
+    return chosen
 
 
-def respond(band: Band, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A spectrum as ``band`` measures it: the mean under its Gaussian response.
+def _instruments(config: SyntheticConfig, chosen: Mapping[str, Sensor]) -> dict[str, Instrument]:
+    """What looks at the land under each sensor's name."""
+    if config.control and config.target not in chosen:
+        raise ValueError(unknown("sensor", config.target, chosen))
+    if config.control in ("alias", "harm") and config.shared < 1:
+        raise ValueError(
+            f"data.shared={config.shared:g} would break what data.control={config.control} knows; "
+            "leave one of them out"
+        )
+
+    def look(sensor: Sensor) -> Instrument:
+        if not config.control or sensor.name == config.target:
+            return Instrument(sensor, config.world, config.shared)
+        if config.control == "harm":
+            return Noise(sensor, config.world, config.shared)
+        # The name draws the scene: the same physics at another moment.
+        return Instrument(
+            replace(chosen[config.target], name=sensor.name), config.world, config.shared
+        )
+
+    return {name: look(sensor) for name, sensor in chosen.items()}
+
+
+class View:
+    """A sensor's pictures of the land, made when they are asked for.
 
     Args:
-        band: an optical band.
-        spectrum: (..., points) on a grid of 1 nm from 0.35 um on.
-
-    Returns:
-        float64 (...,), in the spectrum's unit.
+        instrument: what looks.
+        world: which planet.
+        shared: probability with which a part of the land is common to all sensors.
     """
-    assert band.wavelength_um is not None
-    assert band.fwhm_um is not None
-    width = band.fwhm_um / np.sqrt(8 * np.log(2))
-    weight = np.exp(-0.5 * ((_GRID_UM - band.wavelength_um) / width) ** 2)
-    return np.asarray(spectrum @ (weight / weight.sum()))
+
+    def __init__(self, instrument: Instrument, world: int, shared: float) -> None:
+        self.instrument, self.shared = instrument, shared
+        self._grain = _grain(stream("synthetic", world, "grain", instrument.sensor.name), shared)
+
+    def surface(self, places: Ids) -> Surface:
+        """The land around (n,) locations as the sensor has it."""
+        return Surface(places, None if self.shared == 1 else self.own(places))
+
+    def own(self, places: Ids) -> Own:
+        """What stands in for (n,) locations, and in which parts."""
+        ids, latents = places & ~PLACES, np.empty((len(places), LATENTS), bool)
+        for i, rng in enumerate(draws(places, f"{self.instrument.sensor.name} own")):
+            latents[i] = rng.random(LATENTS) >= self.shared
+            ids[i] |= np.uint64(rng.bit_generator.random_raw()) & PLACES
+        return Own(ids, latents, self._grain)
+
+    def render(self, places: Ids, size_px: int) -> tuple[Floats, dict[str, NDArray[Any]]]:
+        """Pixels (n, c, h, w), and what is true of the ground they show, (n,) each."""
+        sensor = self.instrument.sensor
+        pixels = np.empty((len(places), len(sensor.bands), size_px, size_px), np.float32)
+        # No fewer calls than memory allows: the pixels do not depend on it.
+        at_once = max(1, CHUNK * 16 * 32**2 // (max(16, len(sensor.bands)) * max(32, size_px) ** 2))
+        truths = []
+        for start in range(0, len(places), at_once):
+            part = slice(start, start + at_once)
+            surface = self.surface(places[part])
+            ground = surface.look(sensor.gsd_m, size_px)
+            pixels[part] = self.instrument.observe(surface, ground)
+            truths.append({"landuse": surface.landuse[:, STRONG[0]], **_landscape(ground)})
+        names = truths[0] if truths else ()
+        return pixels, {name: np.concatenate([truth[name] for truth in truths]) for name in names}
 
 
-def signature(band: Band) -> Floats:
-    """(signatures,) of pure materials: reflectance, or backscatter as linear power."""
-    if band.polarisation is not None:
-        return np.asarray(10 ** (np.array(_BACKSCATTER[band.polarisation]) / 10), np.float32)
-    um, *percent = _SPECTRA.T
-    spectra = np.array([np.interp(_GRID_UM, um, column) for column in percent]) / 100
-    return respond(band, spectra).astype(np.float32)
-
-
-def _lean(band: Band) -> float:
-    """How a place's tilt acts on a band: infrared against visible, VH against VV."""
-    if band.wavelength_um is not None:
-        return band.wavelength_um - 1
-    return 0.4 if band.polarisation == "VH" else 0.0
-
-
-def _vapour(band: Band) -> float:
-    """Optical depth of water vapour in an optical band; radar does not see it."""
-    if band.polarisation is not None:
-        return 0.0
-    lines = (depth * np.exp(-(((_GRID_UM - um) / width) ** 2)) for um, width, depth in _VAPOUR)
-    return float(respond(band, np.sum(list(lines), axis=0)))
-
-
-def _shares(surface: Surface, ground: Ground) -> Floats:
-    """(n, signatures, h, w) shares of pure signatures in every pixel."""
-    cover = dict(zip(MATERIALS, ground.cover.swapaxes(0, 1), strict=True))
-    halves = {
-        "soil": ("dry soil", "wet soil", ground.moisture),
-        "grass": ("dry grass", "green grass", ground.vigour),
-        "crop": ("stubble", "green crop", ground.vigour),
-        "trees": ("broadleaf", "needleleaf", surface.needleleaf),
-        "built": ("asphalt", "concrete", surface.concrete),
-    }
-    shares = {name: cover[name] for name in ("water", "sand")}
-    for material, (one, other, share) in halves.items():
-        shares[other] = cover[material] * share
-        shares[one] = cover[material] - shares[other]
-    return np.stack([shares[name] for name in _SIGNATURES], axis=1)
-
-
-class _Scene:
-    """What a picture owes to its moment and not to the land; numbers are (n, 1, 1, 1)."""
-
-    def __init__(self, places: Ids, sensor: Sensor) -> None:
-        self.draws = [generator(place, sensor.name) for place in places]
-        drawn = [rng.random(6 + len(sensor.bands), dtype=np.float32) for rng in self.draws]
-        uniform = np.stack(drawn)[:, :, None, None, None]
-        self.azimuth, self.relief, self.gain, self.vapour, self.haze, self.cirrus = (
-            uniform[:, i] for i in range(6)
-        )
-        self.balance = uniform[:, 6:, 0]  # (n, c, 1, 1)
-
-    def shading(self, slope: Floats) -> Floats:
-        """(n, 1, h, w): slopes that face the sun or the radar are brighter."""
-        towards = [np.cos(2 * np.pi * self.azimuth), np.sin(2 * np.pi * self.azimuth)]
-        facing = slope * np.concatenate(towards, axis=1)
-        return np.asarray(np.exp(0.2 * self.relief * facing.sum(1, keepdims=True)))
-
-    def speckle(self, like: Floats) -> Floats:
-        """Multiplicative, of mean one."""
-        out = np.empty_like(like)
-        for row, rng in zip(out, self.draws, strict=True):
-            rng.standard_gamma(LOOKS, out=row, dtype=np.float32)
-        return out / np.float32(LOOKS)
-
-    def noise(self, like: Floats) -> Floats:
-        """Additive, of unit variance."""
-        out = np.empty_like(like)
-        for row, rng in zip(out, self.draws, strict=True):
-            rng.standard_normal(out=row, dtype=np.float32)
-        return out
-
-
-class Instrument:
-    """A sensor that looks at surfaces. Its bands are all optical or all radar."""
-
-    def __init__(self, sensor: Sensor) -> None:
-        self.sensor = sensor
-        self.signatures = np.stack([signature(band) for band in sensor.bands])  # (c, signatures)
-        self._um = np.array([band.wavelength_um or 0 for band in sensor.bands], np.float32)
-        self._lean = np.array([_lean(band) for band in sensor.bands], np.float32)
-        self._depth = np.array([_vapour(band) for band in sensor.bands], np.float32)
-
-    def observe(self, surface: Surface, ground: Ground) -> Floats:
-        """What the sensor delivers.
-
-        Args:
-            surface: n locations.
-            ground: what covers their pixels, h = w, on the sensor's grid.
-
-        Returns:
-            float32 (n, c, h, w) in the bands' units.
-        """
-        scene = _Scene(surface.ids, self.sensor)
-        side = ground.cover.shape[-1]
-        light = _shares(surface, ground) * scene.shading(ground.slope)
-        out = np.empty((len(surface.ids), len(self.sensor.bands), side, side), np.float32)
-        for gsd in sorted({band.gsd_m for band in self.sensor.bands}):
-            bands = [i for i, band in enumerate(self.sensor.bands) if band.gsd_m == gsd]
-            # A band coarser than the grid is averaged over its own pixels, then repeated.
-            cell = np.arange(side) // round(gsd / self.sensor.gsd_m)
-            mean = (cell == np.unique(cell)[:, None]).astype(np.float32)
-            mean /= mean.sum(1, keepdims=True)
-            seen = light if len(mean) == side else mean @ light @ mean.T
-            pure = self._local_signatures(surface, bands)
-            sent = pure @ seen.reshape(*seen.shape[:2], -1)
-            sent = sent.reshape(*sent.shape[:2], *seen.shape[2:])
-            radar = self.sensor.bands[0].unit is Unit.DB
-            read = self._radar(sent, scene) if radar else self._camera(sent, scene, bands)
-            out[:, bands] = read[:, :, cell[:, None], cell]
-        return out
-
-    def _local_signatures(self, surface: Surface, bands: list[int]) -> Floats:
-        """(n, bands, signatures): every place has its own kind of soil, grass, roof ..."""
-        bright, tilt = (2 * trait[:, None, _KINDS] - 1 for trait in (surface.bright, surface.tilt))
-        change = np.exp(0.35 * bright + 0.5 * tilt * self._lean[bands, None])
-        return np.asarray(self.signatures[bands] * change)
-
-    def _radar(self, power: Floats, scene: _Scene) -> Floats:
-        """Backscatter in dB, within what the product can hold."""
-        power = power * 10 ** (0.3 * (scene.gain - 0.5)) + np.float32(NOISE_POWER)
-        return np.asarray(np.clip(10 * np.log10(power * scene.speckle(power)), -35, 10))
-
-    def _camera(self, reflectance: Floats, scene: _Scene, bands: list[int]) -> Floats:
-        """Reflectance through the air, or what an aerial camera makes of it."""
-        um, depth = self._um[bands, None, None], self._depth[bands, None, None]
-        clear = np.exp(-(0.5 + scene.vapour) * depth)
-        haze = 0.05 * scene.haze**2 * (0.55 / um) ** 2
-        value = np.exp(0.5 * (scene.gain - 0.5)) * clear * (reflectance + haze)
-        value += 0.006 * scene.cirrus  # lies above the vapour
-        value += scene.noise(value) * (0.0005 + 0.015 * value)
-        if self.sensor.bands[0].unit is Unit.REFLECTANCE:
-            return np.clip(value, 0, 1.2)
-        # Cameras are set for a well-exposed picture, band by band.
-        exposure = np.where(um > 0.7, 1.25, 2).astype(np.float32)
-        exposure = exposure * np.exp(0.16 * (scene.balance[:, bands] - 0.5))
-        return np.rint(np.clip(255 * exposure * np.maximum(value, 0) ** 0.8, 0, 255))
-
-
-_RANGE = {Unit.REFLECTANCE: (0.0, 0.5), Unit.DB: (-25.0, 0.0), Unit.BRIGHTNESS8: (0.0, 255.0)}
-"""Plausible values over land."""
-
-
-class Noise(Instrument):
-    """A sensor that looks at nothing: every value is uniform and independent of all others."""
-
-    def observe(self, surface: Surface, ground: Ground) -> Floats:
-        """float32 (n, c, h, w) in the bands' units, of which only the shape is the ground's."""
-        bands, side = self.sensor.bands, ground.cover.shape[-1]
-        out = np.empty((len(surface.ids), len(bands), side, side), np.float32)
-        for row, place in zip(out, surface.ids, strict=True):
-            generator(place, f"{self.sensor.name} noise").random(out=row, dtype=np.float32)
-        low, high = np.array([_RANGE[band.unit] for band in bands], np.float32).T[..., None, None]
-        return np.asarray(low + (high - low) * out)
-
-
-def _instruments(config: SyntheticConfig) -> dict[str, Instrument]:
-    """What looks at the land under each sensor's name."""
-    if not config.control:
-        return {name: Instrument(sensor) for name, sensor in SENSORS.items()}
-    if config.target not in SENSORS:
-        raise ValueError(unknown("sensor", config.target, SENSORS))
-
-    def other(sensor: Sensor) -> Instrument:
-        if config.control == "harm":
-            return Noise(sensor)
-        # The name draws the scene: the same physics at another moment.
-        return Instrument(replace(SENSORS[config.target], name=sensor.name))
-
-    return {
-        name: Instrument(sensor) if name == config.target else other(sensor)
-        for name, sensor in SENSORS.items()
-    }
-
-
-_TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
-
-type _Rows = NDArray[np.int64]
-type _Probe = tuple[Samples, dict[str, NDArray[Any]], tuple[_Rows, _Rows, _Rows]]
+def _grain(rng: np.random.Generator, shared: float) -> Floats:
+    """(2, 2) stretches along a random direction, the less the more is shared."""
+    turn, stretch, size = np.pi * rng.random(), rng.uniform(1.25, 1.5), rng.uniform(0.8, 1.25)
+    there = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    along = np.diag(np.power([size * stretch, size / stretch], shared - 1))
+    return np.asarray(there @ along @ there.T, np.float32)
 
 
 def _landscape(ground: Ground) -> dict[str, NDArray[np.float64]]:
@@ -300,49 +165,106 @@ def _landscape(ground: Ground) -> dict[str, NDArray[np.float64]]:
     }
 
 
+class Scenes:
+    """A block of all locations of a world: row r shows the location r XOR a number of the world's.
+
+    So every number below 2**62 is a row and a location, once each, and any of them are picked without a list.
+    """
+
+    quick = False
+
+    def __init__(self, name: str, view: View, world: int, size_px: int) -> None:
+        sensor = view.instrument.sensor
+        self.kind = Kind(name, sensor.bands, sensor.gsd_m)
+        self._view, self._world, self._size_px = view, world, size_px
+
+    def __len__(self) -> int:
+        return int(PLACES) + 1
+
+    def read(self, rows: Rows) -> Samples:
+        """The samples at ``rows``, int64 (n,) in [0, 2**62)."""
+        places = locations(self._world, rows)
+        pixels, _ = self._view.render(places, self._size_px)
+        names = [f"synthetic/{self._world}/{place:016x}" for place in places.tolist()]
+        return Samples(
+            self.kind.sensor, self.kind.bands, self.kind.gsd_m, pixels, np.array(names, np.str_)
+        )
+
+
+def locations(world: int, rows: Rows) -> Ids:
+    """The location that each row shows: another order in every world."""
+    mask = stream("synthetic", world, "places").bit_generator.random_raw()
+    return np.asarray((rows.astype(np.uint64) ^ np.uint64(mask)) & PLACES)
+
+
+_TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
+
+type _Ints = NDArray[np.int64]
+type _Probe = tuple[Samples, dict[str, NDArray[Any]], tuple[_Ints, _Ints, _Ints]]
+
+
 class Synthetic:
-    """Source of synthetic scenes without end, with labels from the surface and not from pixels."""
+    """Source of synthetic scenes without end, with labels from the surface and not from pixels.
+
+    Raises:
+        ValueError: one line, for a sensor that is unknown or cannot be rendered, or a dial that a control
+            leaves no room for.
+    """
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
-        self._instruments = _instruments(config)
+        self._chosen = _chosen(config)
+        self._views = {
+            name: View(instrument, config.world, config.shared)
+            for name, instrument in _instruments(config, self._chosen).items()
+        }
         self._probes: dict[tuple[str, int], _Probe] = {}
 
     @property
     def sensors(self) -> Mapping[str, Sensor]:
-        return {name: instrument.sensor for name, instrument in self._instruments.items()}
+        return {name: view.instrument.sensor for name, view in self._views.items()}
 
     @property
     def identity(self) -> Mapping[str, Any]:
         chosen = {name: getattr(self.config, name) for name in ("control", "target", "scarce")}
-        # What is not chosen has no place in a name: runs from before there were controls keep theirs.
+        # The founding five are known by their names; what others are called may mean anything.
+        chosen["sensors"] = {
+            name: fingerprint({"gsd_m": sensor.gsd_m, "bands": plain(sensor.bands)})
+            for name, sensor in self._chosen.items()
+            if name not in SENSORS
+        }
+        # What is not chosen has no place in a name: runs from before there was a choice keep theirs.
         chosen = {name: value for name, value in chosen.items() if value}
+        if self.config.shared < 1:
+            chosen["shared"] = self.config.shared
         return {"source": "synthetic", "version": VERSION, "world": self.config.world, **chosen}
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        synthetic = (
-            "Synthetic scenes: this checks the instrument and is no evidence about real sensors.",
-        )
-        if not (control := self.config.control):
-            return synthetic
-        return (f"A control with target {self.config.target}: {CONTROLS[control]}.", *synthetic)
+        said = [
+            "Synthetic scenes: this checks the instrument and is no evidence about real sensors."
+        ]
+        if control := self.config.control:
+            said.insert(0, f"A control with target {self.config.target}: {CONTROLS[control]}.")
+        if self.config.shared < 1:
+            said.append(
+                f"Of what a sensor sees of the land, {self.config.shared:.0%} is common to all sensors; "
+                "the rest is its own."
+            )
+        return tuple(said)
 
-    def available(self, sensor: str, size_px: int) -> int | None:
-        return self.config.scarce if self._is_scarce(sensor) else None
+    def places(self, sensor: str) -> str:
+        self._view(sensor)
+        return f"synthetic/{self.config.world}" + ("/scarce" if self._is_scarce(sensor) else "")
 
-    def pretraining(
-        self, sensor: str, slots: range, size_px: int, seed: Sequence[int]
-    ) -> list[Samples]:
-        if self._is_scarce(sensor):  # the same few for all arms of a replicate
-            places = self._places("scarce", *seed, count=min(len(slots), self.config.scarce))
-        else:
-            places = self._places("pretraining", *seed, count=slots.stop)[list(slots)]
-        names = [f"synthetic/{self.config.world}/{place:016x}" for place in places]
-        return [self._samples(sensor, names, self._scenes(sensor, places, size_px)[0])]
+    def pretraining(self, sensor: str, size_px: int) -> Pool:
+        scenes = Scenes(sensor, self._view(sensor), self.config.world, size_px)
+        # The plan permutes a list by its name: the same few of it for all arms of a replicate.
+        limit = self.config.scarce if self._is_scarce(sensor) else None
+        return Pool((scenes,), self.places(sensor), limit)
 
     def tasks(self, sensor: str) -> list[Task]:
-        self._instrument(sensor)
+        self._view(sensor)
         return [
             Task(
                 f"{name}_{sensor}",
@@ -370,46 +292,28 @@ class Synthetic:
         )
 
     def _probe(self, sensor: str, size_px: int) -> _Probe:
-        places, names, parts, landuse = [], [], [], []
+        places, names, parts = [], list[str](), []
         for part in ("train", "val", "test"):
             count = getattr(self.config, part)
-            landuse.append(np.arange(count) % len(LANDUSES))  # balanced
-            places.append(respell(self._places(part, count=count) | PROBES, landuse[-1]))
+            landuse = np.arange(count) % len(LANDUSES)  # balanced, as far as it is common
+            places.append(respell(self._probe_places(part, count), landuse))
+            parts.append(np.arange(len(names), len(names) + count))
             names += [f"synthetic/{self.config.world}/{part}/{i}" for i in range(count)]
-            parts.append(np.arange(len(names) - count, len(names)))
-        pixels, measured = self._scenes(sensor, np.concatenate(places), size_px)
-        targets: dict[str, NDArray[Any]] = {"landuse": np.concatenate(landuse), **measured}
-        return self._samples(sensor, names, pixels), targets, (parts[0], parts[1], parts[2])
+        view = self._view(sensor)
+        pixels, targets = view.render(np.concatenate(places), size_px)
+        one = view.instrument.sensor
+        samples = Samples(sensor, one.bands, one.gsd_m, pixels, np.array(names, np.str_))
+        return samples, targets, (parts[0], parts[1], parts[2])
 
-    def _places(self, *key: int | str, count: int) -> Ids:
-        """The first ``count`` locations of a list."""
-        bits = stream("synthetic", self.config.world, *key).bit_generator
-        return np.asarray(bits.random_raw(count)) & PLACES
+    def _probe_places(self, part: str, count: int) -> Ids:
+        """The first ``count`` locations of a part of the labelled items."""
+        bits = stream("synthetic", self.config.world, part).bit_generator
+        return np.asarray(bits.random_raw(count)) & PLACES | PROBES
 
     def _is_scarce(self, sensor: str) -> bool:
         return self.config.scarce > 0 and sensor == self.config.target
 
-    def _instrument(self, sensor: str) -> Instrument:
-        if sensor not in self._instruments:
-            raise ValueError(unknown("sensor", sensor, self._instruments))
-        return self._instruments[sensor]
-
-    def _scenes(
-        self, sensor: str, places: Ids, size_px: int
-    ) -> tuple[Floats, dict[str, NDArray[np.float64]]]:
-        """Pixels (n, c, h, w), and what is measured on the ground they show, (n,) each."""
-        instrument = self._instrument(sensor)
-        pixels = np.empty((len(places), len(instrument.sensor.bands), size_px, size_px), np.float32)
-        measured = []
-        for start in range(0, len(places), CHUNK):
-            part = slice(start, start + CHUNK)
-            surface = Surface(places[part])
-            ground = surface.look(instrument.sensor.gsd_m, size_px)
-            pixels[part] = instrument.observe(surface, ground)
-            measured.append(_landscape(ground))
-        names = measured[0] if measured else ()
-        return pixels, {name: np.concatenate([m[name] for m in measured]) for name in names}
-
-    def _samples(self, sensor: str, names: list[str], pixels: Floats) -> Samples:
-        instrument = self._instrument(sensor).sensor
-        return Samples(sensor, instrument.bands, instrument.gsd_m, pixels, np.array(names, np.str_))
+    def _view(self, sensor: str) -> View:
+        if sensor not in self._views:
+            raise ValueError(unknown("sensor", sensor, self._views))
+        return self._views[sensor]

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfmsum.model.blocks import blocks, linear
+from gfmsum.records import fingerprint
 from gfmsum.sensors import Band
 
 _POLARISATIONS = ("H", "V")
@@ -23,8 +27,26 @@ _POLARISATIONS = ("H", "V")
 _WAVELENGTH_PERIODS = (0.25, 4.0)
 _WIDTH_PERIODS = (8.0, 32.0)  # FWHM from 10 to 200 nm spans 3.0
 _GSD_PERIODS = (4.0, 32.0)  # GSD from 0.3 m to 1 km spans 8.1
+_CARRIER_PERIODS = (4.0, 32.0)  # radar's carrier from 0.4 to 35 GHz spans 4.5
 _FREQUENCIES = 8
-_MINOR = 0.4  # weight of width and GSD: they refine a code, the wavelength decides it
+_MINOR = 0.4  # weight of width, carrier and GSD: they refine a code, wavelength or polarisation decide it
+
+
+@lru_cache(maxsize=64)
+def resize(old: int, new: int) -> Tensor:
+    """The matrix that turns kernels of patches of ``old`` pixels a side into ones of ``new``.
+
+    A patch that is interpolated from the old size to the new one has with the resized kernel the product
+    it had before (Beyer et al. 2023, FlexiViT), exactly where the patch grows.
+
+    Returns:
+        float (new**2, old**2).
+    """
+    pixels = torch.eye(old**2, dtype=torch.float64).view(-1, 1, old, old)
+    grown = F.interpolate(pixels, size=(new, new), mode="bilinear", antialias=new < old)
+    # Columns are what single pixels become; the kernel is pulled back through it.
+    pulled: Tensor = torch.linalg.pinv(grown.flatten(1)).float()
+    return pulled
 
 
 def _fourier(value: float, periods: tuple[float, float]) -> Tensor:
@@ -38,26 +60,24 @@ def band_features(bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
     """What is known of each band before anything is learned.
 
     Returns:
-        float (c, 6 * _FREQUENCIES): Fourier features of log wavelength, log FWHM (zeros for radar)
-        and log GSD; int64 (c, 2): transmit and receive polarisation, 0 for optical bands.
+        float (c, 8 * _FREQUENCIES): Fourier features of log wavelength and log FWHM (zeros for radar), of
+        radar's log carrier frequency (zeros where there is none or none is known), and of log GSD;
+        int64 (c, 2): transmit and receive polarisation, 0 for optical bands.
     """
     rows, polarisations = [], []
     for band in bands:
         gsd = _MINOR * _fourier(math.log(band.gsd_m), _GSD_PERIODS)
+        wavelength, width, carrier = torch.zeros(3, 2 * _FREQUENCIES)
+        pair = (0, 0)
         if band.wavelength_um is not None and band.fwhm_um is not None:
-            optical = torch.cat(
-                [
-                    _fourier(math.log(band.wavelength_um), _WAVELENGTH_PERIODS),
-                    _MINOR * _fourier(math.log(band.fwhm_um), _WIDTH_PERIODS),
-                ]
-            )
-            pair = (0, 0)
-        else:
-            assert band.polarisation is not None
-            optical = torch.zeros(4 * _FREQUENCIES)
+            wavelength = _fourier(math.log(band.wavelength_um), _WAVELENGTH_PERIODS)
+            width = _MINOR * _fourier(math.log(band.fwhm_um), _WIDTH_PERIODS)
+        if band.frequency_ghz is not None:
+            carrier = _MINOR * _fourier(math.log(band.frequency_ghz), _CARRIER_PERIODS)
+        if band.polarisation is not None:
             transmit, receive = (1 + _POLARISATIONS.index(letter) for letter in band.polarisation)
             pair = (transmit, receive)
-        rows.append(torch.cat([optical, gsd]))
+        rows.append(torch.cat([wavelength, width, carrier, gsd]))
         polarisations.append(pair)
     return torch.stack(rows), torch.tensor(polarisations)
 
@@ -72,7 +92,7 @@ class BandKernels(nn.Module):
     def __init__(self, code_width: int, patch_pixels: int, token_width: int) -> None:
         super().__init__()
         self.patch_pixels, self.token_width = patch_pixels, token_width
-        self.project = linear(6 * _FREQUENCIES, code_width)
+        self.project = linear(8 * _FREQUENCIES, code_width)
         self.transmit = nn.Embedding(3, code_width, padding_idx=0)
         self.receive = nn.Embedding(3, code_width, padding_idx=0)
         self.bias_token = nn.Parameter(torch.randn(1, code_width) * 0.02)
@@ -110,19 +130,71 @@ class BandKernels(nn.Module):
         return kernels, mixed[-1]
 
 
-class BandEmbedding(nn.Module):
-    """Pixels of patches to tokens, through kernels generated for the bands at hand."""
+class OwnKernels(nn.Module):
+    """A kernel of its own for every band, learned and not generated: what an ablation compares with.
 
-    def __init__(self, code_width: int, patch_px: int, width: int) -> None:
+    For a sensor it amounts to a patch embedding of its own. It knows the bands that it was told of; any
+    other band gets a random kernel, always the same, that nothing trains.
+    """
+
+    def __init__(self, patch_pixels: int, token_width: int) -> None:
         super().__init__()
-        self.kernels = BandKernels(code_width, patch_px**2, width)
-        self.bias = linear(code_width, width)
+        self.patch_pixels, self.token_width = patch_pixels, token_width
+        self.shape = (patch_pixels + 1, token_width)  # a kernel, and below it its bias
+        self.learned = nn.ParameterDict()
+        self.register_buffer("seed", torch.randint(2**62, ()))
+
+    def know(self, bands: Sequence[Band]) -> None:
+        """Learn kernels for these bands too."""
+        for band in bands:
+            if (key := fingerprint(band)) not in self.learned:
+                self.learned[key] = nn.Parameter(self._start(key))
+
+    def forward(self, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
+        """Returns kernels, float (c, p, d), and the mean of the bands' biases, float (d,)."""
+        if not bands:
+            raise ValueError("an image needs at least one band, got none; name its bands")
+        keys = [fingerprint(band) for band in bands]
+        found = torch.stack(
+            [self.learned[key] if key in self.learned else self._start(key) for key in keys]
+        )
+        return found[:, :-1], found[:, -1].mean(dim=0)
+
+    def _start(self, key: str) -> Tensor:
+        """Pixels of unit variance give tokens of unit variance; no bias."""
+        device = self.get_buffer("seed").device
+        draws = torch.Generator().manual_seed((int(self.get_buffer("seed")) + int(key, 16)) % 2**63)
+        kernel = torch.randn(self.shape, generator=draws) * self.patch_pixels**-0.5
+        kernel[-1] = 0
+        started: Tensor = kernel.to(device)
+        return started
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        start = f"{prefix}learned."
+        for name in state:
+            if name.startswith(start) and (key := name.removeprefix(start)) not in self.learned:
+                self.learned[key] = nn.Parameter(torch.empty_like(state[name]))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class BandEmbedding(nn.Module):
+    """Pixels of patches to tokens, through kernels for the bands at hand."""
+
+    def __init__(self, code_width: int, patch_px: int, width: int, embed: str = "dynamic") -> None:
+        super().__init__()
+        if embed == "dynamic":
+            self.kernels: BandKernels | OwnKernels = BandKernels(code_width, patch_px**2, width)
+            self.bias: nn.Module = linear(code_width, width)
+        else:
+            self.kernels, self.bias = OwnKernels(patch_px**2, width), nn.Identity()
+        self.patch_px = patch_px
 
     def forward(self, patches: Tensor, bands: Sequence[Band]) -> Tensor:
         """Embed patches.
 
         Args:
-            patches: float (b, n, c, p), normalised, unitless.
+            patches: float (b, n, c, p), normalised, unitless. Where p is not the number of pixels that
+                the kernels are made for, these are resized, see :func:`resize`.
             bands: the c bands, in the patches' order.
 
         Returns:
@@ -137,6 +209,8 @@ class BandEmbedding(nn.Module):
                 f"({', '.join(band.name for band in bands)}); give one channel per band"
             )
         kernels, context = self.kernels(bands)
+        if (side := math.isqrt(patches.shape[-1])) != self.patch_px:
+            kernels = resize(self.patch_px, side).to(kernels) @ kernels
         weight = kernels.flatten(0, 1) / len(bands)
         tokens: Tensor = patches.flatten(2) @ weight + self.bias(context)
         return tokens
@@ -145,9 +219,13 @@ class BandEmbedding(nn.Module):
 class BandPrediction(nn.Module):
     """Tokens to pixels of patches: the embedding's counterpart in the decoder."""
 
-    def __init__(self, code_width: int, patch_px: int, width: int) -> None:
+    def __init__(self, code_width: int, patch_px: int, width: int, embed: str = "dynamic") -> None:
         super().__init__()
-        self.kernels = BandKernels(code_width, patch_px**2, width)
+        self.kernels: BandKernels | OwnKernels = (
+            BandKernels(code_width, patch_px**2, width)
+            if embed == "dynamic"
+            else OwnKernels(patch_px**2, width)
+        )
 
     def forward(self, tokens: Tensor, bands: Sequence[Band]) -> Tensor:
         """Predict every band's pixels: float (b, n, d) to float (b, n, c, p)."""

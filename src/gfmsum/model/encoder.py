@@ -43,6 +43,11 @@ def patchify(x: Tensor, patch_px: int) -> Tensor:
     return rearrange(x, "b c (i p) (j q) -> b (i j) c (p q)", p=patch_px, q=patch_px)
 
 
+def pick(patches: Tensor, which: Tensor) -> Tensor:
+    """Some patches of each image: float (b, n, c, p) and int64 (b, m) to float (b, m, c, p)."""
+    return patches.gather(1, which[:, :, None, None].expand(-1, -1, *patches.shape[2:]))
+
+
 def unpatchify(patches: Tensor, h: int, w: int, patch_px: int) -> Tensor:
     """The inverse of :func:`patchify`: float (b, n, c, p) to float (b, c, h, w)."""
     return rearrange(
@@ -89,7 +94,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch_px = model.patch_px
         self.width = model.width
-        self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width)
+        self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width, model.embed)
         self.blocks = blocks(model.width, model.depth, model.heads)
         self.norm = nn.LayerNorm(model.width)
         self.recompute = False  # what blocks computed, in the backward pass: slower, in less memory
@@ -115,11 +120,11 @@ class Encoder(nn.Module):
         Returns:
             float (b, v or n, d).
         """
-        positions = ground_positions(*grid, gsd_m * self.patch_px, self.width).to(patches.device)
+        patch_m = gsd_m * math.isqrt(patches.shape[-1])
+        positions = ground_positions(*grid, patch_m, self.width).to(patches.device)
         if visible is None:
             visible = torch.arange(patches.shape[1], device=patches.device).expand(len(patches), -1)
-        index = visible[:, :, None, None].expand(-1, -1, *patches.shape[2:])
-        tokens: Tensor = self.embedding(patches.gather(1, index), bands) + positions[visible]
+        tokens: Tensor = self.embedding(pick(patches, visible), bands) + positions[visible]
         return tokens
 
     def trunk(self, tokens: Tensor) -> Tensor:
@@ -128,7 +133,11 @@ class Encoder(nn.Module):
         return out
 
     def forward_features(
-        self, x: Tensor, bands: Sequence[Band], gsd_m: float | None = None
+        self,
+        x: Tensor,
+        bands: Sequence[Band],
+        gsd_m: float | None = None,
+        patch_px: int | None = None,
     ) -> Tensor:
         """One token per patch.
 
@@ -136,6 +145,7 @@ class Encoder(nn.Module):
             x: float (b, c, h, w), each band normalised to zero mean and unit variance.
             bands: the c bands of x.
             gsd_m: pixel size in metres; the finest band's GSD if None.
+            patch_px: side of a patch in pixels, if not that of pretraining: kernels are resized.
 
         Returns:
             float (b, n, d), patches row-major.
@@ -143,8 +153,9 @@ class Encoder(nn.Module):
         Raises:
             ValueError: if h or w is not a multiple of the patch, or bands do not match x.
         """
-        patches = patchify(x, self.patch_px)
-        grid = (x.shape[-2] // self.patch_px, x.shape[-1] // self.patch_px)
+        side = patch_px or self.patch_px
+        patches = patchify(x, side)
+        grid = (x.shape[-2] // side, x.shape[-1] // side)
         gsd = gsd_m if gsd_m is not None else min(band.gsd_m for band in bands)
         return self.trunk(self.tokens(patches, bands, grid, gsd))
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
-from gfmsum.model.bands import BandPrediction
+from gfmsum.model.bands import BandPrediction, OwnKernels
 from gfmsum.model.blocks import blocks, linear, run_blocks
-from gfmsum.model.encoder import Encoder, ground_positions, patchify, unpatchify
+from gfmsum.model.encoder import Encoder, ground_positions, patchify, pick, unpatchify
 from gfmsum.sensors import Band
 
 type View = tuple[Tensor, Sequence[Band], float]
@@ -59,13 +59,24 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.randn(model.decoder_width) * 0.02)
         self.decoder = blocks(model.decoder_width, model.decoder_depth, model.decoder_heads)
         self.decoder_norm = nn.LayerNorm(model.decoder_width)
-        self.prediction = BandPrediction(model.code_width, model.patch_px, model.decoder_width)
+        self.prediction = BandPrediction(
+            model.code_width, model.patch_px, model.decoder_width, model.embed
+        )
 
-    def choose_visible(self, images: int, patches: int, rng: torch.Generator) -> Tensor:
-        """The patches that the encoder sees: int64 (images, v), each row sorted, values < patches."""
+    def know(self, bands: Sequence[Band]) -> None:
+        """Learn kernels for these bands, where each has its own; generated ones need not be told."""
+        for kernels in (self.encoder.embedding.kernels, self.prediction.kernels):
+            if isinstance(kernels, OwnKernels):
+                kernels.know(bands)
+
+    def choose(self, images: int, patches: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which patches the encoder sees and which are hidden: int64 (images, v) and (images, n - v).
+
+        Each row is sorted, with values below ``patches``.
+        """
         keep = max(1, round(patches * (1 - self.model.mask_ratio)))
-        noise = torch.rand(images, patches, generator=rng)
-        return noise.argsort(dim=1)[:, :keep].sort(dim=1).values
+        order = torch.rand(images, patches, generator=rng).argsort(dim=1)
+        return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
 
     def forward(
         self,
@@ -87,13 +98,12 @@ class MaskedAutoencoder(nn.Module):
             For each view float32 (b,): squared error over its hidden patches, in units of each
             band group's variance.
         """
-        predicted, hidden, targets = self._predict(views, rng, rows, of)
         errors = []
-        for guess, mask, (patches, bands) in zip(predicted, hidden, targets, strict=True):
+        for guess, hidden, patches, bands in self._predict(views, rng, rows, of):
             mean, deviation = group_statistics(patches, bands)
-            error = F.mse_loss(guess.float(), (patches - mean) / deviation, reduction="none")
-            per_patch = error.mean(dim=(2, 3))
-            errors.append((per_patch * mask).sum(dim=1) / mask.sum(dim=1))
+            target = (pick(patches, hidden) - mean) / deviation
+            error = F.mse_loss(guess.float(), target, reduction="none")
+            errors.append(error.mean(dim=(1, 2, 3)))
         return errors
 
     @torch.no_grad()
@@ -106,12 +116,14 @@ class MaskedAutoencoder(nn.Module):
         """
         pixels, bands, _ = view
         h, w = pixels.shape[-2:]
-        (guess,), (hidden,), ((patches, _),) = self._predict([view], rng)
+        ((guess, hidden, patches, _),) = self._predict([view], rng)
         mean, deviation = group_statistics(patches, bands)
-        mask = hidden[:, :, None, None].bool()
-        filled = torch.where(mask, guess * deviation + mean, patches)
+        index = hidden[:, :, None, None].expand(guess.shape)
+        filled = patches.scatter(1, index, (guess * deviation + mean).to(patches.dtype))
+        where = torch.zeros_like(patches[:, :, :1], dtype=torch.bool).scatter(
+            1, index[:, :, :1], True
+        )
         patch_px = self.model.patch_px
-        where = mask.expand(-1, -1, 1, patch_px**2)
         return unpatchify(filled, h, w, patch_px), unpatchify(where, h, w, patch_px)
 
     def _predict(
@@ -120,8 +132,9 @@ class MaskedAutoencoder(nn.Module):
         rng: torch.Generator,
         rows: Sequence[int] | None = None,
         of: int | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Sequence[Band]]]]:
-        """Predictions (b, n, c, p), masks (b, n) and target patches of every view."""
+    ) -> list[tuple[Tensor, Tensor, Tensor, Sequence[Band]]]:
+        """Of every view: predictions (b, n - v, c, p) of the hidden patches, which these are (b, n - v), all
+        patches (b, n, c, p), and the bands."""
         patch_px = self.model.patch_px
         sizes = {tuple(pixels.shape[-2:]) for pixels, _, _ in views}
         if len(sizes) != 1:
@@ -130,14 +143,17 @@ class MaskedAutoencoder(nn.Module):
         grid = (h // patch_px, w // patch_px)
         counts = [len(pixels) for pixels, _, _ in views]
         device = views[0][0].device
-        visible = self.choose_visible(of or sum(counts), grid[0] * grid[1], rng)
-        visible = (visible if rows is None else visible[list(rows)]).to(device)
-
-        targets, embedded = [], []
-        for (pixels, bands, gsd_m), chosen in zip(views, torch.split(visible, counts), strict=True):
-            patches = patchify(pixels, patch_px)
-            targets.append((patches, bands))
-            embedded.append(self.encoder.tokens(patches, bands, grid, gsd_m, chosen))
+        visible, hidden = (
+            (chosen if rows is None else chosen[list(rows)]).to(device)
+            for chosen in self.choose(of or sum(counts), grid[0] * grid[1], rng)
+        )
+        patches = [patchify(pixels, patch_px) for pixels, _, _ in views]
+        embedded = [
+            self.encoder.tokens(part, bands, grid, gsd_m, chosen)
+            for part, (_, bands, gsd_m), chosen in zip(
+                patches, views, torch.split(visible, counts), strict=True
+            )
+        ]
         encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded)))
 
         width = encoded.shape[-1]
@@ -150,9 +166,14 @@ class MaskedAutoencoder(nn.Module):
         ]
         tokens = tokens + torch.cat(positions)
         decoded = self.decoder_norm(run_blocks(self.decoder, tokens, self.encoder.recompute))
-        predicted = [
-            self.prediction(part, bands)
-            for part, (_, bands, _) in zip(torch.split(decoded, counts), views, strict=True)
+        wanted = decoded.gather(1, hidden[:, :, None].expand(-1, -1, width))
+        return [
+            (self.prediction(tokens_of, bands), which, part, bands)
+            for tokens_of, which, part, (_, bands, _) in zip(
+                torch.split(wanted, counts),
+                torch.split(hidden, counts),
+                patches,
+                views,
+                strict=True,
+            )
         ]
-        hidden = torch.ones(sum(counts), grid[0] * grid[1], device=device).scatter(1, visible, 0.0)
-        return predicted, list(torch.split(hidden, counts)), targets
