@@ -141,17 +141,17 @@ class Shown:
         self._starts = np.array(pool.starts)
         self._kept: dict[int, tuple[Rows, Samples]] = {}
         self._statistics: dict[int, Statistics] = {}
-        measured = {
-            b: block.read(self._inside(b, numbers))
-            for b, block, numbers in self._of(np.arange(min(len(slots), MEASURED)))
-        }
-        for b, block in enumerate(pool.blocks):
-            if len(block) and len(slots):  # a rare kind may not be among the first
-                some = measured[b] if b in measured else block.read(np.arange(min(len(block), 64)))
-                self._statistics[b] = _plausible(some)
-        if not all(block.quick for block in pool.blocks) and self._bytes(measured) <= KEPT_BYTES:
-            for b, block, numbers in self._of(np.arange(len(slots))):
+        everything = np.arange(len(slots))
+        quick = all(block.quick for block in pool.blocks)
+        if not quick and self._bytes() <= KEPT_BYTES:
+            for b, block, numbers in self._of(everything):
                 self._kept[b] = numbers, block.read(self._inside(b, numbers))
+        first = {b: numbers for b, _, numbers in self._of(everything[:MEASURED])}
+        for b, block in enumerate(pool.blocks):
+            if b in first:
+                self._statistics[b] = _plausible(self._samples(b, first[b]))
+            elif len(block) and len(slots):  # of a rare kind, which may come later
+                self._statistics[b] = _plausible(block.read(np.arange(min(len(block), 64))))
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -163,12 +163,14 @@ class Shown:
 
     def read(self, b: int, numbers: Rows) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         """Normalised pixels (n, c, h, w) and ids of samples that lie in one block."""
-        if b in self._kept:
-            places, kept = self._kept[b]
-            samples = kept.read(np.searchsorted(places, numbers))
-        else:
-            samples = self._pool.blocks[b].read(self._inside(b, numbers))
+        samples = self._samples(b, numbers)
         return self._statistics[b].normalise(samples.pixels), tuple(samples.ids.tolist())
+
+    def _samples(self, b: int, numbers: Rows) -> Samples:
+        if b not in self._kept:
+            return self._pool.blocks[b].read(self._inside(b, numbers))
+        places, kept = self._kept[b]
+        return kept.read(np.searchsorted(places, numbers))
 
     def _of(self, numbers: Rows) -> Iterator[tuple[int, Block, Rows]]:
         """Each block in which some of the samples lie, with their numbers."""
@@ -189,10 +191,10 @@ class Shown:
         slots = numbers + self._slots.start
         return permute(slots, len(self._pool), *self._seed, "places", self._pool.places)
 
-    def _bytes(self, measured: Mapping[int, Samples]) -> float:
-        """About how many bytes all pixels take."""
-        bytes_ = sum(samples.pixels.nbytes for samples in measured.values())
-        return bytes_ * len(self._slots) / max(1, sum(map(len, measured.values())))
+    def _bytes(self) -> int:
+        """How many bytes all pixels take, if all are like the first."""
+        one = [block.read(self._inside(b, rows)) for b, block, rows in self._of(np.arange(1))]
+        return len(self._slots) * sum(samples.pixels.nbytes for samples in one)
 
 
 def _plausible(samples: Samples) -> Statistics:
