@@ -31,6 +31,8 @@ _HOMES = {
     "MixDataModule": "data.modules",
     "SensorDataModule": "data.modules",
     "Encoder": "model.encoder",
+    "export_encoder": "model.export",
+    "load_encoder": "model.export",
     "MaskedAutoencoder": "model.mae",
     "Pretraining": "pretrain",
     "judge": "verdict",
