@@ -443,9 +443,12 @@ def test_all_of_it_together(
         (node(("sensors", "s1"), Folder().index["sensors"]["ours"]), "'s1' is another sensor"),
         (again(("pretrain", 0)), r"pretrain\[3\] is the file of pretrain\[0\]"),
         (node(("pretrain", 0, "shape"), [2, 34, 40]), r"shape \(2, 40, 34\), the index says"),
+        (node(("tasks", 1, "ceiling"), 10**400), "ceiling is 1000.* must be a finite number"),
+        (array("windows.npz", "rowcol", lambda old: old * np.nan), "'rowcol' .* must hold whole numbers"),
+        (array("ours.npz", "images", lambda old: old[:0]), r"shape \(0, 2, 10, 8\), which holds no pixel"),
         (missing("windows.npz"), "path is 'windows.npz', it must be a file"),
         (swapped("radar.tif", "ours.npz"), "radar.tif: cannot be read"),
-        (renamed("ours.npz", "images", "im\nages\u2028"), "ours.npz: has no array 'images', only lonlat, im ages"),
+        (renamed("ours.npz", "images", "im\nages\u2028"), "has no array .images., only lonlat, im ages"),
     ],
 )  # fmt: skip
 def test_what_is_plainly_wrong_is_refused_for_it(corrupt: Corrupt, message: str) -> None:

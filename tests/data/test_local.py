@@ -211,7 +211,7 @@ def test_nodata_in_any_band_infinities_and_fill_drop_a_tile(folder: Folder) -> N
     numbers = images(7, 2, 4).astype(np.float32)
     numbers[1, 1, 3, 3] = -9  # nodata in one band
     numbers[2, 0, 0, 0] = np.nan
-    numbers[3, 1, 2, 2] = np.inf
+    numbers[3, 1, 2] = [np.inf, -np.inf, np.nan, 0]
     numbers[4] = 5  # constant in both bands
     numbers[5, 0] = 5  # constant in one band only: kept
     numbers[6, :] = np.array([3, 4])[:, None, None]  # constant in each band

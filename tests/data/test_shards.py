@@ -533,14 +533,19 @@ def test_rows_near_held_items_are_left_out_of_every_sensor_that_shares_the_list(
     tmp_path: Path, when: str
 ) -> None:
     source, km = few(), 4.0
-    # The other sensor knows another place for one row, and drops it for both.
-    assert source.blocks["s2"][0].lonlat is not None
-    floods, again, _ = source.labels
+    floods, _, heights = source.labels
+    source.labels = (floods, heights)
+    ((train, val, test),) = floods.folds
+    held = np.concatenate([val, test])
+    # The other sensor knows other places for some rows, and drops them for both. Far from all else: one
+    # near an item that validates, and one near an item that may be trained on.
+    lonlat = source.blocks["s2"][0].lonlat
+    assert lonlat is not None
     assert floods.samples.lonlat is not None
-    held = np.unique(
-        np.concatenate([part for one in (floods, again) for _, *p in one.folds for part in p])
-    )
-    source.blocks["s2"][0].lonlat[7] = floods.samples.lonlat[held[0]] + 0.001
+    for row, item, place in ((7, test[0], None), (8, val[0], (20, 60)), (9, train[0], (30, 60))):
+        if place:
+            floods.samples.lonlat[item] = place
+        lonlat[row] = floods.samples.lonlat[item] + 0.001
     packed = {"packing": km, "reading": 0.0, "more at reading": 1.0}[when]
     pack.pack(source, tmp_path / "s", Order(size_px=SIZE, leakage_km=packed))
     store = opened(tmp_path / "s", 0.0 if when == "packing" else km)
@@ -549,11 +554,11 @@ def test_rows_near_held_items_are_left_out_of_every_sensor_that_shares_the_list(
     own = np.concatenate(
         [block.lonlat for block in source.blocks["s1"] if block.lonlat is not None]
     )
-    for lonlat in (own, source.blocks["s2"][0].lonlat):
-        apart = haversine_km(lonlat, floods.samples.lonlat[held])
+    for known in (own, lonlat):
+        apart = haversine_km(known, floods.samples.lonlat[held])
         near |= np.nan_to_num(apart, nan=1e9).min(axis=1) <= km
     assert 3 < near.sum() < 37
-    assert near[7]
+    assert near[7:10].tolist() == [True, True, False]
     kept = np.flatnonzero(~near)
     (two,) = everything(store.pretraining("s2", SIZE))
     same(two, source.blocks["s2"][0].read(kept))
@@ -920,6 +925,28 @@ def test_a_manifest_that_lies_is_refused_in_one_line(victim: Path, data: st.Data
         except ValueError as wrong:
             one_line(wrong)
         assert all("\n" not in line for line in problems(str(victim)))
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("change", ["task", "length", "folds"])
+def test_parts_of_a_manifest_that_do_not_fit_each_other_are_refused(
+    victim: Path, change: str
+) -> None:
+    path = victim / MANIFEST
+    whole = path.read_bytes()
+    fields = json.loads(whole)
+    if change == "task":
+        fields["tasks"][0]["task"]["sensor"] = "s2"
+    elif change == "length":  # two lists become one, of two lengths
+        fields["sensors"][2]["places"] = fields["sensors"][0]["places"]
+    else:
+        fields["tasks"][0]["folds"] = []
+    fields["seal"] = seal(fields)
+    try:
+        path.write_text(json.dumps(fields))
+        with pytest.raises(ValueError, match=r"of another sensor|share their places|0 folds"):
+            opened(victim)
     finally:
         path.write_bytes(whole)
 

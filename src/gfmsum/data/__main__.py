@@ -21,6 +21,7 @@ pack converts a data source into a store, which data=shards data.root=STORE then
 
 check reads everything below ROOT, a folder with an index.json (data=local, cut into tiles of size_px)
 or a packed store, and prints one line for each problem. One that says "warning" is read all the same.
+What an index.json may hold: python -m gfmsum.data check --help
 
 A store (schema 1) is a folder of plain arrays:
 
@@ -188,7 +189,12 @@ COMMANDS = {"pack": answer_pack, "check": answer_check}
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code."""
     if {"-h", "--help"} & set(arguments):
-        print(__doc__, end="")
+        if "check" in arguments:
+            from gfmsum.data.index import SCHEMA_HELP
+
+            print(SCHEMA_HELP, end="")
+        else:
+            print(__doc__, end="")
         return 0
     try:
         if not arguments:

@@ -188,9 +188,8 @@ class Chunks:
         sizes: tuple[int, ...],
         image: tuple[str, tuple[int, ...]],
     ) -> None:
-        self._root, self._folder, self._rows, self._sizes, self._image = (
-            *(root, folder, rows, sizes, image),
-        )
+        self._root, self._folder, self._image = root, folder, image
+        self._rows, self._sizes = rows, sizes
         self._starts = np.array([0, *accumulate(rows)])
         self._opened: tuple[int, Any] | None = None
 

@@ -302,7 +302,7 @@ class Files:
                 days = np.full(n, "NaT", "datetime64[D]")
             # "2020-07" is a day for NumPy, and so is one in the year 200000.
             loose = said.dtype.kind == "U" and (np.datetime_as_string(days) != said).any()
-            if loose or not ((DAY_ONE <= days) & (days <= LAST_DAY)).all():
+            if loose or not ((days >= DAY_ONE) & (days <= LAST_DAY)).all():
                 raise self.error(
                     images.path, "array 'dates' must hold a day like 2020-07-15 per row; fix it"
                 )

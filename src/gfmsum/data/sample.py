@@ -41,8 +41,8 @@ class Samples:
     gsd_m: float  # pixel size of the grid, metres
     pixels: NDArray[np.float32]  # (n, c, h, w)
     ids: NDArray[np.str_]  # (n,), unique within the source
-    lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees, where the source knows it
-    dates: NDArray[np.str_] | None = None  # (n,) as 2020-07-15, where the source knows it
+    lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees; NaN, or None for all, if not known
+    dates: NDArray[np.str_] | None = None  # (n,) as 2020-07-15; empty, or None for all, likewise
 
     def __post_init__(self) -> None:
         n, c = self.pixels.shape[:2]
