@@ -141,12 +141,11 @@ class Shown:
         self._starts = np.array(pool.starts)
         self._kept: dict[int, tuple[Rows, Samples]] = {}
         self._statistics: dict[int, Statistics] = {}
-        everything = np.arange(len(slots))
         quick = all(block.quick for block in pool.blocks)
         if not quick and self._bytes() <= KEPT_BYTES:
-            for b, block, numbers in self._of(everything):
+            for b, block, numbers in self._of(np.arange(len(slots))):
                 self._kept[b] = numbers, block.read(self._inside(b, numbers))
-        first = {b: numbers for b, _, numbers in self._of(everything[:MEASURED])}
+        first = {b: numbers for b, _, numbers in self._of(np.arange(min(len(slots), MEASURED)))}
         for b, block in enumerate(pool.blocks):
             if b in first:
                 self._statistics[b] = _plausible(self._samples(b, first[b]))
