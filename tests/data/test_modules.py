@@ -184,6 +184,18 @@ def test_colocated_sensors_see_the_same_places() -> None:
     assert shown(colocated=True, sees=("naip",)) == {"naip": mixed["naip"]}
 
 
+@pytest.mark.parametrize("source", [Noise(), SlowNoise()])
+def test_a_sensor_that_is_given_no_place_is_named(source: Noise) -> None:
+    class OneKind(Noise):
+        def pretraining(self, sensor: str, size_px: int) -> Pool:
+            pool = source.pretraining(sensor, size_px)
+            return replace(pool, blocks=pool.blocks[:1])
+
+    for one in (source, OneKind()):
+        with pytest.raises(ValueError, match="no pretraining samples for s1; drop them"):
+            module(source=one, mix=Mix.parse("s1:1+s2:999", list(SENSORS)), unique=90).setup()
+
+
 def test_pixels_that_are_no_numbers_are_refused_by_name() -> None:
     class Holed(Noise):
         def pretraining(self, sensor: str, size_px: int) -> Pool:

@@ -173,6 +173,8 @@ class Shown:
 
     def _of(self, numbers: Rows) -> Iterator[tuple[int, Block, Rows]]:
         """Each block in which some of the samples lie, with their numbers."""
+        if not len(numbers):
+            return
         if len(self._pool.blocks) == 1:
             yield 0, self._pool.blocks[0], numbers
             return
@@ -192,7 +194,8 @@ class Shown:
 
     def _bytes(self) -> int:
         """How many bytes all pixels take, if all are like the first."""
-        one = [block.read(self._inside(b, rows)) for b, block, rows in self._of(np.arange(1))]
+        first = np.arange(min(1, len(self._slots)))
+        one = [block.read(self._inside(b, rows)) for b, block, rows in self._of(first)]
         return len(self._slots) * sum(samples.pixels.nbytes for samples in one)
 
 
