@@ -110,7 +110,7 @@ class LCZS2(_CopernicusBench):
         return [f"{data.split}/{i}" for i in range(len(data))]
 
     def _targets(self, part: str) -> NDArray[np.int64]:
-        import h5py  # type: ignore[import-not-found,unused-ignore]
+        import h5py
 
         with h5py.File(self._path(part, 0), "r") as file:
             return np.asarray(file["label"][:].argmax(axis=1), np.int64)
