@@ -91,13 +91,18 @@ class Task:
 
     name: str
     sensor: str
-    kind: str  # "classification" or "regression"
-    metric: str  # "accuracy", "balanced_accuracy" or "r2"
+    kind: str  # "classification", "regression", "segmentation" or "change_segmentation"
+    metric: str  # "accuracy", "balanced_accuracy"; "r2"; "mean_iou", "iou_positive" of pixels
     floor: float  # metric of an answer that ignores the image
     ceiling: float
     classes: tuple[str, ...] = ()
     caveat: str = ""
     clustered: bool = True  # whether test items come in clusters of places
+
+    @property
+    def dense(self) -> bool:
+        """Whether every pixel has a label."""
+        return self.kind in ("segmentation", "change_segmentation")
 
     def utility(self, value: float) -> float:
         """The metric rescaled so that the floor is 0 and the ceiling is 1."""

@@ -118,6 +118,9 @@ class Pool:
         return [0, *accumulate(len(block) for block in self.blocks)]
 
 
+UNLABELLED = 255  # of a pixel in a dense target that no class is known for
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A task's items: samples with target, split and cluster.
@@ -128,9 +131,43 @@ class Labelled:
 
     task: Task
     samples: Samples
-    target: NDArray[Any]  # (n,) int64 class index, or float64 value
+    # (n,) int64 class index or float64 value; of dense tasks uint8 (n, h, w), see UNLABELLED.
+    target: NDArray[Any]
     cluster: NDArray[np.str_]  # (n,) items of one cluster are not independent
     folds: tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], ...]
+    before: Samples | None = None  # the same items earlier, if the task asks for change
+
+    def __post_init__(self) -> None:
+        n, _, h, w = self.samples.pixels.shape
+        wanted = (n, h, w) if self.task.dense else (n,)
+        if self.target.shape != wanted or len(self.cluster) != n:
+            raise ValueError(
+                f"task {self.task.name}: targets {self.target.shape} and {len(self.cluster)} clusters do "
+                f"not match {n} {self.task.kind} items, which want {wanted}"
+            )
+        if (self.task.kind == "change_segmentation") != (self.before is not None):
+            raise ValueError(
+                f"task {self.task.name}: change_segmentation, and nothing else, compares with pixels before"
+            )
+        if self.before is not None and self.before.pixels.shape != self.samples.pixels.shape:
+            raise ValueError(
+                f"task {self.task.name}: pixels before have shape {self.before.pixels.shape}, those after "
+                f"{self.samples.pixels.shape}; both must be the same"
+            )
+
+
+def constant_iou(metric: str, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
+    """The metric of a dense answer that ignores the image.
+
+    Args:
+        metric: ``mean_iou``, where the answer is the class most frequent in training, or
+            ``iou_positive``, where it is class 1: the other answer scores 0.
+        train: int64 (classes,), labelled pixels of each class in the training items.
+        test: the same of the test items.
+    """
+    answer = 1 if metric == "iou_positive" else int(train.argmax())
+    share = float(test[answer] / test.sum())
+    return share if metric == "iou_positive" else share / int((test > 0).sum())
 
 
 class Source(Protocol):
@@ -158,7 +195,7 @@ class Source(Protocol):
         """The sensor's tasks, without pixels; empty if it has no labels here."""
 
     def unsupported(self, sensor: str) -> list[tuple[str, str]]:
-        """Names and kinds of the sensor's tasks that no probe can score."""
+        """Names and kinds of the sensor's tasks that no probe can score, or that want a package."""
 
     def labelled(self, task: Task, size_px: int) -> Labelled:
         """The task's items: the same for every arm and replicate."""
