@@ -91,7 +91,7 @@ def test_kernels_of_each_sensors_own_are_learned_and_no_others() -> None:
                 strict=True,
             ):
                 learned = not torch.allclose(
-                    kernels(block.kind.bands)[0], before(block.kind.bands)[0], atol=1e-4
+                    kernels(block.kind.bands)[0][0], before(block.kind.bands)[0][0], atol=1e-4
                 )
                 assert learned is (sensor in seen)
 

@@ -68,36 +68,36 @@ def test_the_error_is_the_mean_square_over_hidden_patches_in_group_units(
 ) -> None:
     one = view("naip")
     (error,) = mae([one], rng(2))
-    ((guess, hidden, patches, _),) = mae._predict([one], rng(2))
+    ((guess, hidden, patches),) = mae._predict([one], rng(2))
     assert guess.shape == (3, 48, 4, 16)
     for image in range(3):
         total = 0.0
         for group in ([0, 1, 2], [3]):
             values = patches[image][:, group]
-            wanted = (values - values.mean()) / values.std()
+            wanted = (values - values.mean()) / values.std(correction=0)
             squares = (guess[image][:, group] - wanted[hidden[image]]) ** 2
             total += squares.sum().item()
         assert error[image].item() == pytest.approx(total / (48 * 4 * 16), rel=1e-4)
 
 
 def test_group_statistics_by_hand() -> None:
-    patches = torch.zeros(1, 1, 4, 2)  # NAIP: red, green, blue are one group, NIR another
-    patches[0, 0, :, :] = torch.tensor([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0], [10.0, 14.0]])
-    mean, deviation = group_statistics(patches, NAIP.bands)
-    assert mean.flatten().tolist() == [2, 2, 2, 12]
-    # Variance of (1, 3, 1, 3, 1, 3) about 2 with n - 1 = 5 is 6/5; of (10, 14) with n - 1 = 1 is 8.
-    want = torch.tensor([1.2, 1.2, 1.2, 8.0]).sqrt()
+    pixels = torch.zeros(1, 4, 1, 2)  # NAIP: red, green, blue are one group, NIR another
+    pixels[0, :, 0] = torch.tensor([[1.0, 3.0], [1.0, 3.0], [1.0, 6.0], [10.0, 14.0]])
+    mean, deviation = group_statistics(pixels, NAIP.bands)
+    assert mean.flatten().tolist() == [2.5, 2.5, 2.5, 12]
+    # Squares of (1, 3, 1, 3, 1, 6) about 2.5 add up to 19.5, of (10, 14) about 12 to 8.
+    want = torch.tensor([19.5 / 6] * 3 + [4.0]).sqrt()
     torch.testing.assert_close(deviation.flatten(), want, rtol=1e-5, atol=0)
 
 
 def test_a_targets_scale_does_not_change_its_weight(mae: MaskedAutoencoder) -> None:
     """Only the target is scaled: the loss of a guess of zero is the same for both."""
     for sensor in (S1, S2, LANDSAT, MODIS):
-        patches = torch.randn(2, 64, len(sensor.bands), 16)
+        pixels = torch.randn(2, len(sensor.bands), 32, 32)
         for factor in (1e-2, 1e2):
-            mean, deviation = group_statistics(patches * factor, sensor.bands)
-            power = (((patches * factor - mean) / deviation) ** 2).mean()
-            assert float(power) == pytest.approx(1, abs=0.02)
+            mean, deviation = group_statistics(pixels * factor, sensor.bands)
+            normed = (pixels.flatten(2)[:, None] * factor - mean) / deviation
+            assert float((normed**2).mean()) == pytest.approx(1, abs=0.02)
 
 
 def test_views_of_two_sizes_are_refused(mae: MaskedAutoencoder) -> None:

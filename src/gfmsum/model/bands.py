@@ -82,6 +82,10 @@ def band_features(bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
     return torch.stack(rows), torch.tensor(polarisations)
 
 
+type Generated = tuple[Tensor, Tensor]
+"""Kernels of bands, float (c, p, d), and what the embedding's bias is made from, float (k,)."""
+
+
 class BandKernels(nn.Module):
     """Generates a linear map between a band's pixels in a patch and a token, for any set of bands.
 
@@ -120,14 +124,18 @@ class BandKernels(nn.Module):
         codes: Tensor = self.project(features) + learned
         return codes
 
-    def forward(self, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
-        """Returns kernels, float (c, p, d), and what the bias token became, float (k,)."""
-        tokens = torch.cat([self.codes(bands), self.bias_token])
-        mixed = self.norm(self.block(tokens[None])[0])
-        kernels = (self.scale * self.kernel(mixed[:-1])).unflatten(
-            -1, (self.patch_pixels, self.token_width)
-        )
-        return kernels, mixed[-1]
+    def forward(self, *sets: Sequence[Band]) -> list[Generated]:
+        """Kernels, and what the bias token became, for each set of bands.
+
+        The sets do not see each other. Of several in one call the large last layer is run, and its gradient
+        written, only once.
+        """
+        tokens = [torch.cat([self.codes(bands), self.bias_token]) for bands in sets]
+        mixed = [self.norm(self.block(some[None])[0]) for some in tokens]
+        flat = self.scale * self.kernel(torch.cat([some[:-1] for some in mixed]))
+        kernels = flat.unflatten(-1, (self.patch_pixels, self.token_width))
+        parts = kernels.split([len(some) - 1 for some in mixed])
+        return [(part, some[-1]) for part, some in zip(parts, mixed, strict=True)]
 
 
 class OwnKernels(nn.Module):
@@ -150,8 +158,11 @@ class OwnKernels(nn.Module):
             if (key := fingerprint(band)) not in self.learned:
                 self.learned[key] = nn.Parameter(self._start(key))
 
-    def forward(self, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
-        """Returns kernels, float (c, p, d), and the mean of the bands' biases, float (d,)."""
+    def forward(self, *sets: Sequence[Band]) -> list[Generated]:
+        """Kernels, and the mean of the bands' biases, for each set of bands."""
+        return [self._of(bands) for bands in sets]
+
+    def _of(self, bands: Sequence[Band]) -> Generated:
         if not bands:
             raise ValueError("an image needs at least one band, got none; name its bands")
         keys = [fingerprint(band) for band in bands]
@@ -189,13 +200,16 @@ class BandEmbedding(nn.Module):
             self.kernels, self.bias = OwnKernels(patch_px**2, width), nn.Identity()
         self.patch_px = patch_px
 
-    def forward(self, patches: Tensor, bands: Sequence[Band]) -> Tensor:
+    def forward(
+        self, patches: Tensor, bands: Sequence[Band], generated: Generated | None = None
+    ) -> Tensor:
         """Embed patches.
 
         Args:
             patches: float (b, n, c, p), normalised, unitless. Where p is not the number of pixels that
                 the kernels are made for, these are resized, see :func:`resize`.
             bands: the c bands, in the patches' order.
+            generated: what :attr:`kernels` gave for them, if it was asked before.
 
         Returns:
             float (b, n, d). The mean over bands, so that tokens have one size for any band count.
@@ -208,7 +222,7 @@ class BandEmbedding(nn.Module):
                 f"patches have {patches.shape[2]} channels for {len(bands)} bands "
                 f"({', '.join(band.name for band in bands)}); give one channel per band"
             )
-        kernels, context = self.kernels(bands)
+        kernels, context = generated or self.kernels(bands)[0]
         if (side := math.isqrt(patches.shape[-1])) != self.patch_px:
             kernels = resize(self.patch_px, side).to(kernels) @ kernels
         weight = kernels.flatten(0, 1) / len(bands)
@@ -227,9 +241,9 @@ class BandPrediction(nn.Module):
             else OwnKernels(patch_px**2, width)
         )
 
-    def forward(self, tokens: Tensor, bands: Sequence[Band]) -> Tensor:
+    def forward(self, tokens: Tensor, generated: Generated) -> Tensor:
         """Predict every band's pixels: float (b, n, d) to float (b, n, c, p)."""
-        kernels, _ = self.kernels(bands)
-        flat: Tensor = tokens @ kernels.flatten(0, 1).mT / math.sqrt(tokens.shape[-1])
+        kernels, _ = generated
+        flat: Tensor = tokens @ (kernels.flatten(0, 1).mT / math.sqrt(tokens.shape[-1]))
         bands_of_patch: Tensor = flat.unflatten(-1, kernels.shape[:2])  # type: ignore[no-untyped-call]
         return bands_of_patch

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
-from gfmsum.model.bands import BandEmbedding
+from gfmsum.model.bands import BandEmbedding, Generated
 from gfmsum.model.blocks import blocks, run_blocks
 from gfmsum.sensors import Band
 
@@ -106,6 +106,7 @@ class Encoder(nn.Module):
         grid: tuple[int, int],
         gsd_m: float,
         visible: Tensor | None = None,
+        generated: Generated | None = None,
     ) -> Tensor:
         """Patches to what enters the trunk.
 
@@ -116,6 +117,7 @@ class Encoder(nn.Module):
             gsd_m: pixel size, metres.
             visible: int64 (b, v), values in [0, n): the patches to embed; all if None. The others
                 are dropped before any arithmetic.
+            generated: what the embedding's kernels gave for the bands, if they were asked before.
 
         Returns:
             float (b, v or n, d).
@@ -124,8 +126,8 @@ class Encoder(nn.Module):
         positions = ground_positions(*grid, patch_m, self.width).to(patches.device)
         if visible is None:
             visible = torch.arange(patches.shape[1], device=patches.device).expand(len(patches), -1)
-        tokens: Tensor = self.embedding(pick(patches, visible), bands) + positions[visible]
-        return tokens
+        tokens: Tensor = self.embedding(pick(patches, visible), bands, generated)
+        return tokens + positions[visible]
 
     def trunk(self, tokens: Tensor) -> Tensor:
         """The transformer: float (b, v, d) to float (b, v, d), normed."""

@@ -21,31 +21,33 @@ type View = tuple[Tensor, Sequence[Band], float]
 """Images of one kind: pixels float (b, c, h, w), normalised; their c bands; pixel size in metres."""
 
 
-def group_statistics(patches: Tensor, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
+def group_statistics(pixels: Tensor, bands: Sequence[Band]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image over the bands of a group.
 
     Targets normalised with these weigh alike for radar, optical and coarse sensors without factors set by
     hand, and keep how bands of a group differ.
 
     Args:
-        patches: float (b, n, c, p).
+        pixels: float (b, c, h, w).
         bands: the c bands; :attr:`Band.group` says which belong together.
 
     Returns:
         Two float (b, 1, c, 1), equal within a group.
     """
-    mean, deviation = (
-        torch.empty_like(patches[:, :1, :, :1]),
-        torch.empty_like(patches[:, :1, :, :1]),
-    )
     groups = [band.group for band in bands]
-    for group in dict.fromkeys(groups):
-        members = [i for i, name in enumerate(groups) if name == group]
-        values = patches[:, :, members].flatten(1)
-        centre = values.mean(dim=1)
-        mean[:, 0, members, 0] = centre[:, None]
-        deviation[:, 0, members, 0] = (values.var(dim=1) + 1e-6).sqrt()[:, None]
-    return mean, deviation
+    same = torch.tensor([[a == b for b in groups] for a in groups]).to(pixels)
+    same = same / same.sum(dim=1)
+
+    def over_group(values: Tensor) -> Tensor:
+        """No matrix product, whose precision mixed precision would lower."""
+        return (values[:, None] * same).sum(dim=2)
+
+    # Moments of a band first: pixels are read once, and no group of them is copied.
+    variance, mean = torch.var_mean(pixels.flatten(2), dim=2, correction=0)
+    centre = over_group(mean)
+    spread = over_group(variance + (mean - centre) ** 2)
+    deviation = (spread + 1e-6).sqrt()
+    return centre[:, None, :, None], deviation[:, None, :, None]
 
 
 class MaskedAutoencoder(nn.Module):
@@ -99,9 +101,12 @@ class MaskedAutoencoder(nn.Module):
             band group's variance.
         """
         errors = []
-        for guess, hidden, patches, bands in self._predict(views, rng, rows, of):
-            mean, deviation = group_statistics(patches, bands)
-            target = (pick(patches, hidden) - mean) / deviation
+        predicted = self._predict(views, rng, rows, of)
+        for (guess, hidden, patches), (pixels, bands, _) in zip(predicted, views, strict=True):
+            mean, deviation = group_statistics(pixels, bands)
+            target = (
+                pick(patches, hidden).sub_(mean).div_(deviation)
+            )  # in place: memory is the cost
             error = F.mse_loss(guess.float(), target, reduction="none")
             errors.append(error.mean(dim=(1, 2, 3)))
         return errors
@@ -116,8 +121,8 @@ class MaskedAutoencoder(nn.Module):
         """
         pixels, bands, _ = view
         h, w = pixels.shape[-2:]
-        ((guess, hidden, patches, _),) = self._predict([view], rng)
-        mean, deviation = group_statistics(patches, bands)
+        ((guess, hidden, patches),) = self._predict([view], rng)
+        mean, deviation = group_statistics(pixels, bands)
         index = hidden[:, :, None, None].expand(guess.shape)
         filled = patches.scatter(1, index, (guess * deviation + mean).to(patches.dtype))
         where = torch.zeros_like(patches[:, :, :1], dtype=torch.bool).scatter(
@@ -132,9 +137,9 @@ class MaskedAutoencoder(nn.Module):
         rng: torch.Generator,
         rows: Sequence[int] | None = None,
         of: int | None = None,
-    ) -> list[tuple[Tensor, Tensor, Tensor, Sequence[Band]]]:
-        """Of every view: predictions (b, n - v, c, p) of the hidden patches, which these are (b, n - v), all
-        patches (b, n, c, p), and the bands."""
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of every view: predictions (b, n - v, c, p) of the hidden patches, which these are (b, n - v), and
+        all patches (b, n, c, p)."""
         patch_px = self.model.patch_px
         sizes = {tuple(pixels.shape[-2:]) for pixels, _, _ in views}
         if len(sizes) != 1:
@@ -148,10 +153,15 @@ class MaskedAutoencoder(nn.Module):
             for chosen in self.choose(of or sum(counts), grid[0] * grid[1], rng)
         )
         patches = [patchify(pixels, patch_px) for pixels, _, _ in views]
+        kinds = [bands for _, bands, _ in views]
         embedded = [
-            self.encoder.tokens(part, bands, grid, gsd_m, chosen)
-            for part, (_, bands, gsd_m), chosen in zip(
-                patches, views, torch.split(visible, counts), strict=True
+            self.encoder.tokens(part, bands, grid, gsd_m, chosen, generated)
+            for part, (_, bands, gsd_m), chosen, generated in zip(
+                patches,
+                views,
+                torch.split(visible, counts),
+                self.encoder.embedding.kernels(*kinds),
+                strict=True,
             )
         ]
         encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded)))
@@ -168,12 +178,12 @@ class MaskedAutoencoder(nn.Module):
         decoded = self.decoder_norm(run_blocks(self.decoder, tokens, self.encoder.recompute))
         wanted = decoded.gather(1, hidden[:, :, None].expand(-1, -1, width))
         return [
-            (self.prediction(tokens_of, bands), which, part, bands)
-            for tokens_of, which, part, (_, bands, _) in zip(
+            (self.prediction(tokens_of, generated), which, part)
+            for tokens_of, generated, which, part in zip(
                 torch.split(wanted, counts),
+                self.prediction.kernels(*kinds),
                 torch.split(hidden, counts),
                 patches,
-                views,
                 strict=True,
             )
         ]
