@@ -24,7 +24,7 @@ from gfmsum.budget import BUDGETS
 from gfmsum.catalog import CATALOG, LANDSAT_TM, S2L2A, UMBRA
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.pretrain import initialised
-from gfmsum.probe.features import band_statistics, encoded
+from gfmsum.probe.features import BandStatistics, Encoded
 from gfmsum.probe.fit import probe
 from gfmsum.records import Task
 from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, Band, Unit
@@ -634,11 +634,11 @@ def test_a_probe_reads_models_of_the_zoo_like_ours() -> None:
     task = Task("t", "naip", "classification", "accuracy", 0.5, 1.0, ("a", "b"))
     folds = (np.arange(30), np.arange(30, 40), np.arange(40, 60))
     items = Labelled(task, samples, labels, np.arange(60).astype(str), (folds,))
-    score, frame = probe(encoded(load("timm/vit_tiny_patch16_224", "random", image_px=32)), items)
+    score, frame = probe(Encoded(load("timm/vit_tiny_patch16_224", "random", image_px=32)), items)
     assert 0 <= score.value <= 1 and len(frame) == 20
     assert np.isfinite(frame["contribution"]).all()
-    floor, guesses = probe(encoded(load("imagestats")), items)
-    baseline, want = probe(band_statistics, items)
+    floor, guesses = probe(Encoded(load("imagestats")), items)
+    baseline, want = probe(BandStatistics(), items)
     assert floor.value == baseline.value > 0.9  # the planted class shows in a band's mean
     assert guesses["prediction"].tolist() == want["prediction"].tolist()
 

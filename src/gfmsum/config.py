@@ -36,12 +36,15 @@ is nothing to lose or to gain.
 
 @dataclass(frozen=True, slots=True)
 class SyntheticConfig:
-    """Procedural scenes, for each sensor its own; or a control, see :data:`CONTROLS`."""
+    """Procedural scenes, for each sensor its own; or a control, see :data:`CONTROLS`.
+
+    Change is asked about the first of the labelled items, see :data:`gfmsum.data.synthetic.PAIRS`.
+    """
 
     world: int = 0  # which planet
-    train: int = 1000  # labelled items per sensor
-    val: int = 300
-    test: int = 600
+    train: int = 600  # labelled items per sensor
+    val: int = 200
+    test: int = 400
     sensors: str = ""  # that look at it, as s1+s2+enmap; the founding five if empty
     shared: float = 1.0  # of what sensors see of the land, 0 to 1: the rest is each one's own
     control: str = ""  # alias, harm or help
@@ -152,6 +155,7 @@ class AblationConfig:
     margin: float = 0.01  # utility within which arms count as equal; 0.01 is one point
     design: str = "footprint"  # or colocated, see DESIGNS
     catalog: str = ""  # a YAML file that describes sensors of your own, see gfmsum.catalog
+    probe: str = "linear"  # what the arms are judged by: linear or finetune
     parts: bool = False  # whether to pretrain the part arm too, which Ψ needs
     out: str = ""  # folder of the results; under runs/ if empty
     store: str = "runs/store"  # folder of finished runs, shared by studies
@@ -177,6 +181,8 @@ class AblationConfig:
             raise ConfigError(
                 f"margin={self.margin} must lie between 0 and 1; 0.01 is one point of utility"
             )
+        if self.probe not in ("linear", "finetune"):
+            raise ConfigError(unknown("probe", self.probe, ("linear", "finetune")))
         if self.design not in DESIGNS:
             raise ConfigError(unknown("design", self.design, DESIGNS))
         if self.device not in ("auto", "cpu", "cuda"):

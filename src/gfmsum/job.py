@@ -25,7 +25,8 @@ class Job:
     part: Run | None  # a run with a part of the budget, which branches off from it
     label: str  # "mix 2": the arm and replicate it is done for
     sensor: str  # the target whose tasks are probed
-    key: str  # names the probed tasks, see :func:`probe_key`
+    key: str  # names the probed tasks and the probe, see :func:`probe_key`
+    probe: str  # one of gfmsum.probe.fit.PROBES
     data: DataConfig
     catalog: str  # a file that describes sensors of the user's own, or nothing
     store: Path
@@ -39,12 +40,13 @@ class Job:
         return [run for run in (self.run, self.part) if run is not None]
 
 
-def probe_key(sensor: str, data: DataConfig, identity: object) -> str:
-    """Names what a probe is fitted on: the sensor's tasks and every setting that changes them."""
+def probe_key(sensor: str, data: DataConfig, identity: object, probe: str) -> str:
+    """Names a probe and what it is fitted on: the sensor's tasks and every setting that changes them."""
     # No part of a name, or the identity's.
     elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "leakage_km")
     here = {name: value for name, value in plain(data).items() if name not in elsewhere}
-    return f"{sensor}-{fingerprint({'data': here, 'identity': identity, 'protocol': 1})}"
+    protocol = {"data": here, "identity": identity, "protocol": 2, "probe": probe}
+    return f"{sensor}-{fingerprint(protocol)}"
 
 
 def missing(job: Job) -> tuple[list[Run], list[Run | None]]:
@@ -101,7 +103,7 @@ def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
 
     from gfmsum.data.sources import open_source
     from gfmsum.pretrain import initialised, pretrain
-    from gfmsum.probe.features import encoded
+    from gfmsum.probe.features import Cache, Encoded
     from gfmsum.probe.fit import probe
     from gfmsum.track import track
 
@@ -142,11 +144,17 @@ def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
         if not store.has_probes(run, job.key):
             mae = initialised(run.budget, run.seed, run.replicate)
             mae.load_state_dict({k: torch.from_numpy(v) for k, v in store.weights(run).items()})
-            features = encoded(mae.encoder, execution.device)
-            results = [
-                probe(features, source.labelled(task, run.budget.model.image_px))
-                for task in source.tasks(job.sensor)
-            ]
+            cache = Cache(run.fingerprint, store.features(run))
+            features = Encoded(mae.encoder, execution.device, cache=cache)
+            tasks = source.tasks(job.sensor)
+            # Those that need all tokens first: others on the same images have the mean of these.
+            found = {
+                task.name: probe(
+                    features, source.labelled(task, run.budget.model.image_px), job.probe
+                )
+                for task in sorted(tasks, key=lambda task: not task.dense)
+            }
+            results = [found[task.name] for task in tasks]
             _keep(store, job, run, results)
             tracked.summarise({f"{score.task}/{score.metric}": score.value for score, _ in results})
 

@@ -6,6 +6,7 @@ sees half of it and a killed writer leaves nothing that looks finished.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -41,6 +42,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Keep an array as ``.npy``, in one step."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
 
 
 def to_json(value: object) -> str:
@@ -116,6 +124,10 @@ class Store:
     def pictures(self, run: Run) -> dict[str, NDArray[np.float32]]:
         with np.load(self.folder(run) / "pictures.npz", allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+
+    def features(self, run: Run) -> Path:
+        """Where features that a run's encoder gave are kept."""
+        return self.folder(run) / "features"
 
     def probes(self, run: Run | None, key: str) -> Path:
         """The folder of the scores of a run, or of the baselines, on what ``key`` names."""

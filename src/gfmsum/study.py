@@ -83,7 +83,8 @@ class Study:
 
     @property
     def key(self) -> str:
-        return probe_key(self.config.sensor, self.config.data, identity(self.source))
+        config = self.config
+        return probe_key(config.sensor, config.data, identity(self.source), config.probe)
 
     def jobs(self) -> list[Job]:
         """One job per distinct run and one for the baselines, the longest first."""
@@ -105,6 +106,7 @@ class Study:
                 label=label,
                 sensor=self.config.sensor,
                 key=self.key,
+                probe=self.config.probe,
                 data=self.config.data,
                 catalog=self.config.catalog,
                 store=Path(self.config.store),

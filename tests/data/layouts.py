@@ -7,14 +7,18 @@ folder that the class is given as its root.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.transform import Affine, from_bounds, from_origin
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine, array_bounds, from_bounds, from_origin
+from shapely.geometry import box
 
 type Numbers = NDArray[Any]
 
@@ -55,7 +59,30 @@ EUROSAT_BANDS = {  # with the value that each holds on average, all different
 SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 MODIS_TILE_M = 1111950.519667
 MODIS_PIXEL_M = MODIS_TILE_M / 2400
-NLCD_CODES = (11, 21, 31, 41, 52, 71, 82, 90)  # one of each class of level I
+MASK_CODES = {
+    "nlcd": (11, 21, 31, 41, 52, 71, 82, 90),  # one of each class of level I
+    "cdl": (111, 121, 131, 141, 152, 176, 1, 190),
+}
+MASKED = 38  # side of the images with small masks: 36 px and one around them
+DFC_STRIPES = {  # codes of 3 columns each; the last is most frequent
+    "train": (1, 2, 4, 5, 6, 7, 9, 10, 3, 8, 0, 6),
+    "val": (1, 2, 4, 5, 6, 7, 9, 10, 3, 8, 0, 1),
+    "test": (1, 2, 4, 5, 6, 7, 9, 10, 3, 8, 0, 10),
+}
+FLOOD_STRIPES = {  # codes of 4 columns each
+    "train": (0, 0, 0, 0, 0, 1, 1, 2, 3),
+    "val": (0, 0, 0, 1, 1, 1, 2, 2, 3),
+    "test": (0, 0, 1, 1, 1, 2, 2, 2, 3),
+}
+FLOOD_DAYS = {"SL2": "20170410", "SL1": "20170422", "MS1": "20170504"}
+CHESAPEAKE_QUADS = {
+    "de-train": ("de_1m_2013_extended-debuffered-train_tiles/m_3807503_ne_18_1", 26918),
+    "de-val": ("de_1m_2013_extended-debuffered-val_tiles/m_3807504_nw_18_1", 26918),
+    "de-test": ("de_1m_2013_extended-debuffered-test_tiles/m_3807505_se_18_1", 26918),
+    "wv-val": ("wv_1m_2014_extended-debuffered-val_tiles/m_3708035_ne_17_1", 26917),
+}
+CHESAPEAKE_LAYERS = ("naip-new", "naip-old", "landsat-leaf-on", "landsat-leaf-off", "nlcd", "lc")
+QUAD = (264, 520)  # two tiles of 256 px side by side, and a remainder
 
 
 def rng(*key: int) -> np.random.Generator:
@@ -185,6 +212,99 @@ def lcz(root: Path, n: int = 6) -> None:
             file["label"] = np.eye(17)[(np.arange(n) // 2) % 17]
 
 
+def stripes(codes: Sequence[int], dtype: str) -> Numbers:
+    """A mask (1, MASKED, MASKED) of columns of equal width, and a frame of one pixel of code 2."""
+    mask = np.full((1, MASKED, MASKED), 2, dtype)
+    mask[:, 1:-1, 1:-1] = np.repeat(codes, (MASKED - 2) // len(codes))
+    return mask
+
+
+def dfc2020(root: Path, placed: bool = True, per_part: Mapping[str, int] | None = None) -> None:
+    """Both Sentinels and masks by patch. Masks differ from part to part, see DFC_STRIPES.
+
+    Whether the published files say where they lie is not known; those of torchgeo's tests have a
+    reference system and no grid on it.
+    """
+    folder, number = root / "dfc2020_s1s2", 0
+    for part, count in (per_part or {"train": 3, "val": 2, "test": 2}).items():
+        listed = []
+        for _ in range(count):
+            number += 1
+            listed.append(f"ROIs0000_test_dfc_0_p{number}.tif")
+            place = {"crs": "EPSG:4326", "transform": Affine.identity()}
+            if placed:
+                grid = from_origin(500_000 + 3_000 * number, 7_000_000, 10, 10)
+                place = {"crs": "EPSG:32634", "transform": grid}
+            shape = (MASKED, MASKED)
+            s1 = rng(11, number).normal([[[-11.0]], [[-18.0]]], 2, (2, *shape))
+            s2 = rng(12, number).integers(200, 4000, (13, *shape)).astype(np.uint16)
+            mask = stripes(DFC_STRIPES[part], "int32")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                for kind, numbers in (("s1", s1), ("s2", s2), ("dfc", mask)):
+                    path = folder / kind / listed[-1].replace("dfc", kind)
+                    write_tif(path, numbers, **place)
+        (folder / f"dfc-{part}-new.csv").write_text("\n".join(listed) + "\n")
+
+
+def flood(root: Path) -> None:
+    """A folder for each item with two passes before and one after, in linear backscatter, and a mask."""
+    number = 0
+    for part, codes in FLOOD_STRIPES.items():
+        listed = {}
+        for _ in range(2):
+            number += 1
+            event, key = f"{100 * number}", f"{number:032x}"
+            listed[key] = {"path": f"{event}/01/{key}", "info": {"actid": number}}
+            folder = root / "flood_s1" / "data" / listed[key]["path"]
+            grid = from_origin(2_000_000 + 4_000 * number, 4_700_000, 10, 10)
+            place = {"crs": "EPSG:3857", "transform": grid}
+            for p, (seen, day) in enumerate(FLOOD_DAYS.items()):
+                for b, (band, mean) in enumerate({"VV": 0.1, "VH": 0.01}.items()):
+                    power = mean / (p + 1) * rng(13, number, p, b).uniform(0.9, 1.1, (1, 38, 38))
+                    path = folder / f"{seen}_I{band}_{event}_01_{day}.tif"
+                    write_tif(path, power.astype(np.float32), **place)
+            path = folder / f"MK0_MLU_{event}_01_{FLOOD_DAYS['MS1']}.tif"
+            write_tif(path, stripes(codes, "uint8"), **place)
+        (root / "flood_s1" / f"grid_dict_{part}.json").write_text(json.dumps(listed))
+
+
+def chesapeake(root: Path) -> None:
+    """Quarter quads of QUAD pixels and an index of all that are published, with their places.
+
+    In the land cover of the test quad the left tile is no data, the right one half tree canopy (2) and
+    half water (1). Elsewhere the left is tree canopy, the right low vegetation (3) below 100 rows of no
+    data. The remainder at the right is road (6).
+    """
+    for state in ("de", "md", "ny", "pa", "va", "wv"):
+        for part in ("train", "val", "test"):
+            year = 2014 if state in ("va", "wv") else 2013
+            name = f"{state}_1m_{year}_extended-debuffered-{part}_tiles"
+            (root / name).mkdir(parents=True)
+    rows = []
+    for i, (split, (name, epsg)) in enumerate(CHESAPEAKE_QUADS.items()):
+        grid = from_origin(450_000 + 9_000 * i, 4_300_000, 1, 1)
+        corners = gpd.GeoSeries([box(*array_bounds(*QUAD, grid))], crs=epsg).to_crs(3857)
+        paths = {layer: f"{name}_{layer}.tif" for layer in CHESAPEAKE_LAYERS}
+        rows.append({"split": split, "geometry": corners[0], **paths})
+        cover = np.full((1, *QUAD), 6, np.uint8)
+        if split.endswith("test"):
+            cover[:, :, :256], cover[:, :, 256:384], cover[:, :, 384:512] = 15, 2, 1
+        else:
+            cover[:, :, :256], cover[:, :100, 256:512], cover[:, 100:, 256:512] = 2, 0, 3
+        numbers = rng(14, i).integers(1, 256, (4, *QUAD), dtype=np.uint8)
+        write_tif(root / paths["naip-new"], numbers, crs=f"EPSG:{epsg}", transform=grid)
+        write_tif(root / paths["lc"], cover, crs=f"EPSG:{epsg}", transform=grid)
+    for layer in (
+        *CHESAPEAKE_LAYERS,
+        "buildings",
+    ):  # without which torchgeo holds the data set for absent
+        path = root / f"{CHESAPEAKE_QUADS['wv-val'][0]}_{layer}.tif"
+        if not path.exists():
+            path.touch()
+    gpd.GeoDataFrame(rows, crs=3857).to_file(root / "spatial_index.geojson", driver="GeoJSON")
+
+
 def usavars(root: Path, parts: Mapping[str, int] | None = None, side: int = 38) -> None:
     """GeoTIFFs of four 8-bit bands, a table for each of seven labels, and lists by part."""
     rows, lines = [], []
@@ -217,7 +337,7 @@ def ssl4eo_l_benchmark(root: Path, n: int = 54, products: Sequence[str] = ("nlcd
         grid = from_origin(-120 + 0.2 * i, 40, 0.00035, 0.00027)
         write_tif(path, numbers, crs="EPSG:4326", transform=grid, compress="lzw")
         for product in products:
-            mask = np.full((1, SIDE, SIDE), NLCD_CODES[position % 8], np.uint8)
+            mask = np.full((1, SIDE, SIDE), MASK_CODES[product][position % 8], np.uint8)
             path = root / f"ssl4eo_l_oli_{product}" / place / date / f"{product}_2019.tif"
             write_tif(path, mask, crs="EPSG:4326", transform=grid, compress="lzw")
 
@@ -230,9 +350,8 @@ def everything(root: Path) -> None:
     mod09a1(root / "mod09a1")
     eurosat(root / "copernicus_bench", "s1")
     eurosat(root / "copernicus_bench", "s2")
-    for name in ("dfc2020_s1s2", "flood_s1"):
-        (root / "copernicus_bench" / name).mkdir()
+    dfc2020(root / "copernicus_bench")
+    flood(root / "copernicus_bench")
     usavars(root / "usavars")
     ssl4eo_l_benchmark(root / "ssl4eo_l_benchmark")
-    (root / "chesapeake_cvpr").mkdir()
-    (root / "chesapeake_cvpr" / "spatial_index.geojson").write_text("{}")
+    chesapeake(root / "chesapeake_cvpr")

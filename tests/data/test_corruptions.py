@@ -21,7 +21,7 @@ from rasterio.transform import from_origin
 
 from gfmsum.config import LocalConfig
 from gfmsum.data.local import Local, problems
-from gfmsum.data.sample import Samples
+from gfmsum.data.sample import UNLABELLED, Samples
 from gfmsum.data.units import PLAUSIBLE
 
 SIZE = 8
@@ -45,12 +45,15 @@ class Folder:
                 "images": rng.integers(1, 6000, (12, 2, 9, 9), np.uint16), "lonlat": at,
                 "split": parts, "dates": days, "bands": BANDS["s2"],
                 "labels": np.arange(12) % 3, "names": ["a", "b", "c"], "event": list("aabbccddeeff"),
+                "earlier": rng.integers(1, 6000, (12, 2, 9, 9), np.uint16),
+                "masks": rng.choice([0, 1, 99], (12, 9, 9)),
             },
             "ours.npz": {"images": rng.integers(1, 9000, (6, 2, 10, 8), np.int16), "lonlat": at[:6]},
             "windows.npz": {
                 "rowcol": rng.integers(0, 10, (9, 2)), "worth": rng.normal(0, 1, 9),
                 "where": ["x", "y", ""] * 3,
             },
+            "map.tif": {"numbers": rng.integers(0, 4, (1, 40, 34), np.uint8)},
         }  # fmt: skip
         reading = {"unit": "reflectance", "scale": 1e-4, "offset": 0}
         radar = {"sensor": "s1", "bands": BANDS["s1"], "unit": "dB", "scale": 1, "offset": 0}
@@ -83,9 +86,16 @@ class Folder:
                  "scene": "radar.tif", "windows": "rowcol", "patch_px": 8, "target": "worth",
                  "split": {"by": "kfold", "k": 3}, "cluster": "where",
                  "keep": {"worth": {"min": -9, "max": 9}}},
-                {"name": "later", "kind": "segmentation", "metric": "iou", "path": "s2/chips.npz",
+                {"name": "later", "kind": "detection", "metric": "ap50", "path": "s2/chips.npz",
                  "sensor": "s2", "bands": BANDS["s2"], "target": "images", **reading,
                  "split": {"by": "array", "key": "split"}},
+                {"name": "flood", "kind": "change_segmentation", "metric": "iou_positive",
+                 "path": "s2/chips.npz", "sensor": "s2", "bands": BANDS["s2"], "target": "masks",
+                 "images_before": "earlier", "ignore": 99, "classes": ["same", "flooded"], **reading,
+                 "split": {"by": "array", "key": "split"}},
+                {"name": "cover", "kind": "segmentation", "metric": "mean_iou", "path": "windows.npz",
+                 "scene": "radar.tif", "windows": "rowcol", "patch_px": 8, "target_raster": "map.tif",
+                 "classes": list("wxyz"), "split": {"by": "kfold", "k": 3}, **radar},
             ],
         }  # fmt: skip
         self.index = deepcopy(self.index)  # of its own, whatever is done to it
@@ -360,13 +370,25 @@ def read(root: Path) -> None:
     for sensor in source._index.known:
         for task in source.tasks(sensor):
             items = source.labelled(task, SIZE)
-            check(items.samples, *items.samples.pixels.shape[2:])
+            sides = items.samples.pixels.shape[2:]
+            check(items.samples, *sides)
             n = len(items.samples)
             assert len(items.target) == len(items.cluster) == n
+            if task.dense:
+                assert items.target.dtype == np.uint8
+                assert items.target.shape == (n, *sides)
+                known = items.target[items.target != UNLABELLED]
+                assert (known < len(task.classes)).all()
+            if items.before is not None:
+                check(items.before, *sides)
+                assert items.before.ids.tolist() == items.samples.ids.tolist()
             assert np.isfinite(items.target).all()
             for fold in items.folds:
                 assert all(len(part) for part in fold)
                 assert len(set(np.concatenate(fold).tolist())) == sum(map(len, fold)) <= n
+                assert not task.dense or all(
+                    (items.target[part] != UNLABELLED).any() for part in fold
+                )
             if task.kind == "classification":
                 assert set(items.target.tolist()) == set(range(len(task.classes)))
 
@@ -446,6 +468,19 @@ def test_all_of_it_together(
         (node(("tasks", 1, "ceiling"), 10**400), "ceiling is 1000.* must be a finite number"),
         (array("windows.npz", "rowcol", lambda old: old * np.nan), "'rowcol' .* must hold whole numbers"),
         (array("ours.npz", "images", lambda old: old[:0]), r"shape \(0, 2, 10, 8\), which holds no pixel"),
+        (array("s2/chips.npz", "masks", lambda old: old + 1), "row 0 of task flood has label [2]"),
+        (array("s2/chips.npz", "masks", lambda old: old * 1.0), "'masks' is float64; it must hold whole"),
+        (array("s2/chips.npz", "masks", lambda old: old[:, 1:]), r"'masks' has shape \(12, 8, 9\)"),
+        (array("s2/chips.npz", "masks", lambda old: old * 0 + 99), "no labelled pixel in a train part"),
+        (array("s2/chips.npz", "masks", lambda old: old * 0), "no test pixel of class 'flooded'"),
+        (array("s2/chips.npz", "earlier", lambda old: old[:, :, 1:]), r"'earlier' has shape \(12, 2, 8"),
+        (array("s2/chips.npz", "earlier", lambda old: old * 1e3), "band B03 is .* of array 'earlier'"),
+        (renamed("s2/chips.npz", "earlier", "before"), "has no array 'earlier', only images"),
+        (array("map.tif", "numbers", lambda old: old + 1), "map.tif: row 0 of task cover has label 4"),
+        (array("map.tif", "numbers", lambda old: old[:, 1:]), "map.tif: its grid of 39x34 px is not"),
+        (truncated("map.tif", 0.5), "map.tif: cannot be read"),
+        (node(("tasks", 4, "target_raster"), "radar.tif"), "radar.tif: the raster has 2 bands"),
+        (node(("tasks", 3, "classes"), ["a", "b", "c"]), "names 3 classes; iou_positive takes 2"),
         (missing("windows.npz"), "path is 'windows.npz', it must be a file"),
         (swapped("radar.tif", "ours.npz"), "radar.tif: cannot be read"),
         (renamed("ours.npz", "images", "im\nages\u2028"), "has no array .images., only lonlat, im ages"),

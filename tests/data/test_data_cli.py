@@ -287,7 +287,7 @@ def test_real_pixels_are_packed_from_the_command_line(
 
 def test_help_has_both_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", "--help"]) == 0
-    assert "A store (schema 1)" in capsys.readouterr().out
+    assert "A store (schema 2;" in capsys.readouterr().out
     assert main(["check", "--help"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("index.json: what a folder of your own pixels holds")

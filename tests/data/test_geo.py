@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,8 +26,12 @@ from torchgeo.datasets import (
     NAIP,
     SSL4EOL,
     SSL4EOS12,
+    ChesapeakeCVPR,
+    CopernicusBenchDFC2020S1,
+    CopernicusBenchDFC2020S2,
     CopernicusBenchEuroSATS1,
     CopernicusBenchEuroSATS2,
+    CopernicusBenchFloodS1,
     SSL4EOLBenchmark,
     USAVars,
 )
@@ -36,7 +41,7 @@ from gfmsum.data.geo import FOLDERS, MOD09A1, Torchgeo, labels, tasks
 from gfmsum.data.geo.patches import Split, Tiles, corners
 from gfmsum.data.geo.physics import SSL4EO_OLI_SR, SSL4EO_S1, Physics
 from gfmsum.data.modules import MixDataModule
-from gfmsum.data.sample import Block, Labelled, Samples
+from gfmsum.data.sample import UNLABELLED, Block, Labelled, Samples
 from gfmsum.mix import Mix
 from gfmsum.sensors import S2, SENSORS, Unit
 from tests.data import layouts
@@ -112,22 +117,13 @@ def test_what_there_is(source: Torchgeo) -> None:
     assert list(source.sensors) == SENSORS_OF_ALL
     assert all(source.sensors[name] is SENSORS[name] for name in SENSORS_OF_ALL)
     assert {name: [task.name for task in source.tasks(name)] for name in SENSORS_OF_ALL} == {
-        "s1": ["eurosat_s1"],
-        "s2": ["eurosat_s2"],
-        "landsat": ["ssl4eo_l_nlcd"],
-        "naip": ["usavars_treecover"],
+        "s1": ["eurosat_s1", "dfc2020_s1", "flood_s1"],
+        "s2": ["eurosat_s2", "dfc2020_s2"],
+        "landsat": ["ssl4eo_l_nlcd", "ssl4eo_l_nlcd_masks", "ssl4eo_l_cdl_masks"],
+        "naip": ["usavars_treecover", "chesapeake_cvpr"],
         "modis": [],
     }
-    assert {name: source.unsupported(name) for name in SENSORS_OF_ALL} == {
-        "s1": [("dfc2020_s1", "segmentation"), ("flood_s1", "change_segmentation")],
-        "s2": [("dfc2020_s2", "segmentation")],
-        "landsat": [
-            ("ssl4eo_l_nlcd_masks", "segmentation"),
-            ("ssl4eo_l_cdl_masks", "segmentation"),
-        ],
-        "naip": [("chesapeake_cvpr", "segmentation")],
-        "modis": [],
-    }
+    assert all(source.unsupported(name) == [] for name in SENSORS_OF_ALL)
     assert source.caveats == ()
     assert source.tasks("enmap") == []
 
@@ -195,14 +191,17 @@ def test_geo_bench_and_bigearthnet_beside_others_are_not_offered(
     assert all(source.unsupported(name) == [] for name in SENSORS)
 
 
-def test_opening_decodes_no_pixels(everything: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_decodes_no_pixels_but_masks(
+    everything: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = Reads(monkeypatch)
     source = open_folder(everything)
     assert json.loads(json.dumps(source.identity)) == source.identity
     for name in source.sensors:
         source.places(name), source.tasks(name), source.unsupported(name)
     assert source.caveats == () and source._held.grounds
-    assert reads.names == []
+    masks = r"/dfc/|/MK0_MLU_|/nlcd_2019.tif|/cdl_2019.tif|_lc.tif"
+    assert reads.names and all(re.search(masks, name) for name in reads.names)
 
 
 # Identity and places.
@@ -693,7 +692,8 @@ def test_scenes_keep_away_too(everything: Path, tmp_path: Path) -> None:
 
 def test_unknown_places_are_said(everything: Path, tmp_path: Path) -> None:
     root = some(everything, tmp_path, "ssl4eo_l", "copernicus_bench")
-    shutil.rmtree(root / "copernicus_bench" / "eurosat_s2")
+    for name in ("eurosat_s2", "dfc2020_s1s2", "flood_s1"):
+        shutil.rmtree(root / "copernicus_bench" / name)
     placed = open_folder(root)
     assert placed.caveats == () and placed.tasks("s1")[0].clustered
     for path in (root / "copernicus_bench").rglob("*.tif"):
@@ -1034,7 +1034,7 @@ def test_labelled_items_are_read_once(everything: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_task(source: Torchgeo) -> None:
-    (task,) = source.tasks("naip")
+    task = source.tasks("naip")[0]
     other = type(task)("eurosat_s3", "s1", "classification", "accuracy", 0, 1)
     with pytest.raises(ValueError, match=r"unknown task 'eurosat_s3'.*did you mean 'eurosat_s"):
         source.labelled(other, 32)
@@ -1164,6 +1164,322 @@ def test_classes_that_are_not_tested_are_refused(everything: Path, tmp_path: Pat
     source = open_folder(tmp_path)
     with pytest.raises(ValueError, match="has no test item of class 'developed', and its floor"):
         task_of(source, "ssl4eo_l_nlcd")
+
+
+# Classes of pixels.
+
+
+@pytest.mark.parametrize("sensor", ["s1", "s2"])
+def test_dfc2020_is_as_published(everything: Path, source: Torchgeo, sensor: str) -> None:
+    kind = {"s1": CopernicusBenchDFC2020S1, "s2": CopernicusBenchDFC2020S2}[sensor]
+    found = task_of(source, f"dfc2020_{sensor}")
+    task = found.task
+    assert (task.kind, task.metric, task.ceiling) == ("segmentation", "mean_iou", 1.0)
+    assert task.classes == (
+        "Forest", "Shrubland", "Grassland", "Wetlands", "Croplands", "Urban/Built-up", "Barren", "Water",
+    )  # fmt: skip
+    # Croplands are most frequent in training; of 9 labelled stripes of the test part they have one.
+    assert task.floor == pytest.approx(1 / 9 / 8)
+    assert found.target.dtype == np.uint8 and found.target.shape == (7, 36, 36)
+    assert [len(rows) for rows in found.folds[0]] == [3, 2, 2] and found.before is None
+    unlabelled = {"Background", "Savanna", "Snow/Ice"}
+    for part, rows in zip(("train", "val", "test"), found.folds[0], strict=True):
+        data = kind(str(everything / "copernicus_bench"), part, checksum=False)  # type: ignore[arg-type]
+        assert len(rows) == len(data)
+        for i, row in enumerate(rows):
+            sample = data[i]
+            image = sample["image"].numpy()[
+                :, 1:37, 1:37
+            ]  # 38 px to a multiple of 4, at the centre
+            scale = {"s1": 1, "s2": 1e-4}[sensor]
+            np.testing.assert_allclose(found.samples.pixels[row], image * scale, rtol=1e-6)
+            for index, code in zip(
+                found.target[row].flat, sample["mask"].numpy()[1:37, 1:37].flat, strict=True
+            ):
+                name = kind.classes[code]
+                assert (name in unlabelled) == (index == UNLABELLED)
+                assert index == UNLABELLED or task.classes[index] == name
+
+
+def test_dfc2020_shows_the_same_masks_to_both_sensors(source: Torchgeo) -> None:
+    one, other = task_of(source, "dfc2020_s1"), task_of(source, "dfc2020_s2")
+    assert np.array_equal(one.target, other.target) and one.task.floor == other.task.floor
+    assert [name.split("/")[1] for name in one.samples.ids] == [
+        name.split("/")[1] for name in other.samples.ids
+    ]
+
+
+def test_a_grid_that_is_nowhere_is_no_place(tmp_path: Path) -> None:
+    layouts.dfc2020(tmp_path / "copernicus_bench", placed=False)
+    layouts.ssl4eo_l(tmp_path / "ssl4eo_l")
+    source = open_folder(tmp_path)
+    found = task_of(source, "dfc2020_s1")
+    assert found.samples.lonlat is None and not found.task.clustered
+    (caveat,) = source.caveats
+    assert "Where the items of dfc2020_s1, dfc2020_s2 lie is not known" in caveat
+
+
+def test_floods_are_seen_before_and_after(everything: Path, source: Torchgeo) -> None:
+    found = task_of(source, "flood_s1")
+    task = found.task
+    assert (task.kind, task.metric) == ("change_segmentation", "mean_iou")
+    assert task.classes == CopernicusBenchFloodS1.classes
+    assert task.floor == pytest.approx(2 / 8 / 3)  # 2 of 8 labelled stripes are dry, of 3 classes
+    assert found.before is not None and found.before.bands == found.samples.bands
+    assert np.array_equal(found.before.ids, found.samples.ids) and len(set(found.samples.ids)) == 6
+    assert found.samples.dates is not None and set(found.samples.dates) == {"2017-05-04"}
+    assert found.before.dates is not None and set(found.before.dates) == {"2017-04-22"}
+    for part, rows in zip(("train", "val", "test"), found.folds[0], strict=True):
+        root = str(everything / "copernicus_bench")
+        data = CopernicusBenchFloodS1(root, part, mode=1, checksum=False)  # type: ignore[arg-type]
+        for i, row in enumerate(rows):
+            sample = data[i]
+            for when, seen in enumerate((found.before, found.samples)):
+                db = 10 * np.log10(sample["image"][when].numpy()[:, 1:37, 1:37])
+                np.testing.assert_allclose(seen.pixels[row], db, rtol=1e-5)
+            mask = sample["mask"].numpy()[1:37, 1:37]
+            assert np.array_equal(found.target[row], np.where(mask == 3, UNLABELLED, mask))
+            assert found.samples.lonlat is not None
+            where = [float(sample["lon"]), float(sample["lat"])]
+            np.testing.assert_allclose(found.samples.lonlat[row], where)
+    # Backscatter of 0.1 and 0.01, halved and divided by three.
+    means = [seen.pixels.mean(axis=(0, 2, 3)) for seen in (found.before, found.samples)]
+    np.testing.assert_allclose(means, [[-13.0, -23.0], [-14.8, -24.8]], atol=0.1)
+
+
+def test_water_without_an_echo_is_dark_and_a_gap_is_filled(
+    everything: Path, tmp_path: Path
+) -> None:
+    root = some(everything, tmp_path, "copernicus_bench")
+    folder = root / "copernicus_bench" / "flood_s1" / "data" / "100" / "01" / f"{1:032x}"
+    (path,) = folder.glob("SL1_IVH_*.tif")
+    with rasterio.open(path, "r+") as file:
+        numbers = np.full((1, 38, 38), 0.01, np.float32)
+        numbers[0, 1, 1], numbers[0, 1, 2] = 0, np.nan
+        file.write(numbers)
+    found = task_of(open_folder(root), "flood_s1")
+    assert found.before is not None
+    np.testing.assert_allclose(found.before.pixels[0, 1, 0, :3], [-50, -20, -20], rtol=1e-6)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.full((1, 38, 38), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"must be .2, 38, 38. of finite numbers") as error:
+        task_of(open_folder(root), "flood_s1")
+    one_line(error)
+
+
+def test_floods_that_are_db_already_are_refused(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "copernicus_bench")
+    for path in (root / "copernicus_bench" / "flood_s1").rglob("SL1_I*.tif"):  # only those before
+        with rasterio.open(path, "r+") as file:
+            file.write(10 * np.log10(file.read()))
+    with pytest.raises(ValueError, match=r"flood_s1: band VV is -50 on average, dB must lie in"):
+        task_of(open_folder(root), "flood_s1")
+
+
+def test_floods_cannot_lead_elsewhere(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "copernicus_bench")
+    listed = root / "copernicus_bench" / "flood_s1" / "grid_dict_val.json"
+    for name in ("../../x", "/x"):
+        listed.write_text(json.dumps({"a": {"path": name}}))
+        with pytest.raises(ValueError, match="it must lie below this folder") as error:
+            open_folder(root).tasks("s1")
+        one_line(error)
+    listed.write_text(json.dumps({"a": {"path": "100/01/gone"}}))
+    with pytest.raises(ValueError, match=r"gone: holds no MK0_MLU_\*.tif; the val split lists it"):
+        task_of(open_folder(root), "flood_s1")
+
+
+def test_codes_of_landsat_masks(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "ssl4eo_l_benchmark") / "ssl4eo_l_benchmark"
+    # 23 is dense building, rarer than SSL4EO-L counts; torchgeo makes 0 and 127 water, as 11.
+    paint(masks(root)[0], (0, 8), (127, 8), (250, 8), (23, 8), (11, 8), (95, 8), (43, 16))
+    found = task_of(open_folder(tmp_path), "ssl4eo_l_nlcd_masks")
+    assert found.samples.pixels.shape == (54, 7, 264, 264) and len(found.task.classes) == 13
+    row = found.target[0, 130, 100:164]
+    assert (row[:32] == UNLABELLED).all()
+    assert [found.task.classes[i] for i in row[[32, 40, 48, 63]]] == [
+        "open water", "herbaceous wetlands", "mixed forest", "mixed forest",
+    ]  # fmt: skip
+    assert found.task.classes[found.target[0, 0, 0]] == "open water"  # of code 11 beyond the middle
+    assert found.samples.dates is not None and found.samples.dates[0].startswith("2019-0")
+
+
+@pytest.mark.parametrize(
+    ("product", "names"),
+    [
+        ("nlcd", ("open water", "developed, open space", "barren", "deciduous forest")),
+        ("cdl", ("open water", "developed, open space", "barren", "deciduous forest")),
+    ],
+)
+def test_landsat_masks(
+    everything: Path, source: Torchgeo, product: str, names: tuple[str, ...]
+) -> None:
+    found = task_of(source, f"ssl4eo_l_{product}_masks")
+    # Items are of one class each, in turn: 37 of training, of which water has 5, and 9 of test, the 46th on.
+    assert [len(rows) for rows in found.folds[0]] == [37, 8, 9]
+    assert found.task.floor == pytest.approx(1 / 9 / 8)
+    seen = [np.unique(target).tolist() for target in found.target]
+    assert all(len(each) == 1 for each in seen)
+    assert tuple(found.task.classes[each[0]] for each in seen[:4]) == names
+    before = states()
+    root = str(everything / "ssl4eo_l_benchmark")
+    data = SSL4EOLBenchmark(root, "oli_sr", product, "test", checksum=False)  # type: ignore[arg-type]
+    np.random.set_state(("MT19937", np.array(before[2], np.uint32), *before[3:6]))  # noqa: NPY002
+    rows = found.folds[0][2]
+    for i in (0, len(rows) - 1):
+        want = data[i]["image"].numpy() * 0.3 / 255
+        np.testing.assert_allclose(found.samples.pixels[rows[i]], want, rtol=1e-6)
+        code = layouts.MASK_CODES[product][(45 + i) % 8]
+        assert data.inverse_map[data[i]["mask"]].unique().tolist() == [code]
+
+
+def test_both_products_need_their_own_masks_only(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "ssl4eo_l_benchmark") / "ssl4eo_l_benchmark"
+    shutil.rmtree(root / "ssl4eo_l_oli_nlcd")
+    assert [task.name for task in open_folder(tmp_path).tasks("landsat")] == ["ssl4eo_l_cdl_masks"]
+
+
+def test_chesapeake_is_a_grid_of_each_quad(everything: Path, source: Torchgeo) -> None:
+    found = task_of(source, "chesapeake_cvpr")
+    task = found.task
+    assert (task.kind, task.metric, len(task.classes)) == ("segmentation", "mean_iou", 6)
+    assert task.classes[:3] == ("water", "tree canopy", "low vegetation")
+    quads = {split: name for split, (name, _) in layouts.CHESAPEAKE_QUADS.items()}
+    assert [name.removeprefix("chesapeake_cvpr/") for name in found.samples.ids] == [
+        f"{quads['de-train']}#0,0", f"{quads['de-train']}#0,256",
+        f"{quads['de-val']}#0,0", f"{quads['de-val']}#0,256",
+        f"{quads['wv-val']}#0,0", f"{quads['wv-val']}#0,256",
+        f"{quads['de-test']}#0,256",  # of the other tile nothing is known
+    ]  # fmt: skip
+    assert [rows.tolist() for rows in found.folds[0]] == [[0, 1], [2, 3, 4, 5], [6]]
+    # Tree canopy is most frequent in training; half of the test tile is, and the other class is water.
+    assert task.floor == pytest.approx(1 / 2 / 2)
+    assert (found.target[1, :100] == UNLABELLED).all()
+    assert (found.target[1, 100:] == task.classes.index("low vegetation")).all()
+    assert (found.target[6, :, :128] == 1).all() and (found.target[6, :, 128:] == 0).all()
+    assert found.samples.gsd_m == 1 and {b.unit for b in found.samples.bands} == {Unit.BRIGHTNESS8}
+    assert len(set(found.cluster)) >= 4 and found.cluster[0] == found.cluster[1]
+    # torchgeo's class gives the same pixel wherever it is asked.
+    root = str(everything / "chesapeake_cvpr")
+    data = ChesapeakeCVPR(root, ["de-train", "wv-val"], ["naip-new", "lc"], checksum=False)
+    for item, (x, y), crs in (
+        (1, (450_000 + 256, 4_300_000), "EPSG:26918"),
+        (4, (450_000 + 27_000, 4_300_000), "EPSG:26917"),
+    ):
+        for row, col in ((0, 0), (130, 7), (255, 255)):
+            at = [x + col + 0.5], [y - row - 0.5]
+            (east,), (north,) = rasterio.warp.transform(crs, "EPSG:3857", *at)
+            sample = data[east - 0.5 : east + 0.5, north - 0.5 : north + 0.5]  # type: ignore[misc]
+            assert sample["image"].shape == (4, 1, 1)
+            assert (
+                sample["image"].flatten().tolist()
+                == found.samples.pixels[item, :, row, col].tolist()
+            )
+            code, index = int(sample["mask"]), found.target[item, row, col]
+            assert code - 1 == index or (code == 0 and index == UNLABELLED)
+            if (row, col) == (130, 7):
+                assert found.samples.lonlat is not None
+                (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [x + 128], [y - 128])
+                np.testing.assert_allclose(found.samples.lonlat[item], [lon, lat], rtol=1e-9)
+
+
+def test_chesapeake_takes_the_states_that_are_there(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "chesapeake_cvpr") / "chesapeake_cvpr"
+    gone, _ = layouts.CHESAPEAKE_QUADS["de-val"]
+    (root / f"{gone}_naip-new.tif").unlink()
+    found = task_of(open_folder(tmp_path), "chesapeake_cvpr")
+    assert [len(rows) for rows in found.folds[0]] == [2, 2, 1]
+    gone, _ = layouts.CHESAPEAKE_QUADS["de-test"]
+    (root / f"{gone}_lc.tif").unlink()
+    with pytest.raises(ValueError, match="chesapeake_cvpr has no test item; fetch the whole of it"):
+        open_folder(tmp_path).tasks("naip")
+
+
+def test_chesapeake_masks_lie_on_their_images(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "chesapeake_cvpr") / "chesapeake_cvpr"
+    path = root / f"{layouts.CHESAPEAKE_QUADS['de-train'][0]}_lc.tif"
+    with rasterio.open(path) as file:
+        cover, place = file.read(), {"crs": file.crs, "transform": file.transform}
+    layouts.write_tif(path, cover[:, :, 1:], **place)
+    with pytest.raises(ValueError, match=r"_lc.tif: its grid differs from that of .*naip-new.tif"):
+        open_folder(tmp_path).tasks("naip")
+    index = root / "spatial_index.geojson"
+    index.write_text(index.read_text().replace('"de_1m', '"../de_1m'))
+    with pytest.raises(ValueError, match="it must lie below this folder"):
+        open_folder(tmp_path).tasks("naip")
+
+
+def test_ground_of_dense_items_is_held(source: Torchgeo) -> None:
+    held = {
+        name: [(len(ground.lonlat), ground.side_m) for ground in labels.held()]
+        for name, labels in source._labels.items()
+        if labels.task.dense
+    }
+    assert held == {
+        "dfc2020_s1": [(2, 380), (2, 380)],
+        "dfc2020_s2": [(2, 380), (2, 380)],
+        "flood_s1": [(2, 380), (2, 380)],
+        "ssl4eo_l_nlcd_masks": [(8, 7920), (9, 7920)],
+        "ssl4eo_l_cdl_masks": [(8, 7920), (9, 7920)],
+        "chesapeake_cvpr": [(4, 256), (2, 256)],  # the tile that is left out as well
+    }
+
+
+@pytest.mark.parametrize(("east", "free"), [(0, True), (18_000, False)])
+def test_scenes_keep_away_from_chesapeakes_test_quad(
+    everything: Path, tmp_path: Path, east: int, free: bool
+) -> None:
+    some(everything, tmp_path, "chesapeake_cvpr")
+    name = layouts.naip_name("3807503_ne", 20180712)
+    layouts.naip(tmp_path / "naip", name, at=(east - 100_000, -120_000), epsg=26918)
+    source = open_folder(tmp_path)
+    if free:  # on the training quad
+        assert len(source.pretraining("naip", 10)) == 70
+        return
+    with pytest.raises(ValueError, match="no tile of 10 px of naip is whole and further"):
+        source.pretraining("naip", 10)
+
+
+def test_dense_items_are_thinned_with_their_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.dfc2020(tmp_path / "copernicus_bench", per_part={"train": 8, "val": 4, "test": 4})
+    layouts.flood(tmp_path / "copernicus_bench")
+    source = open_folder(tmp_path)
+    whole = task_of(source, "dfc2020_s1")
+    monkeypatch.setattr(labels, "HELD_BYTES", 8 * 2 * 38 * 38 * 4)
+    source = open_folder(tmp_path)
+    thin = task_of(source, "dfc2020_s1")
+    assert [len(rows) for rows in thin.folds[0]] == [4, 2, 2] and len(thin.target) == 8
+    assert "8 of the 16 published items are used" in thin.task.caveat
+    assert thin.task.floor == whole.task.floor  # masks of a part are alike
+    for name, target in zip(thin.samples.ids, thin.target, strict=True):
+        (there,) = np.flatnonzero(whole.samples.ids == name)
+        assert np.array_equal(target, whole.target[there])
+    # Both dates count: 6 items of two images are more than 8 images.
+    assert [len(rows) for rows in task_of(source, "flood_s1").folds[0]] == [1, 1, 1]
+
+
+def test_masks_that_cannot_be_are_refused(everything: Path, tmp_path: Path) -> None:
+    root = some(everything, tmp_path, "copernicus_bench")
+    folder = root / "copernicus_bench" / "dfc2020_s1s2" / "dfc"
+    path = folder / "ROIs0000_test_dfc_0_p7.tif"  # the last test item
+    place = {"crs": "EPSG:32634", "transform": rasterio.transform.from_origin(0, 0, 10, 10)}
+    layouts.write_tif(path, np.ones((1, 38, 37), np.int32), **place)
+    with pytest.raises(ValueError, match=r"p7.tif: its mask is .38, 37. px and it is .38, 38.;"):
+        open_folder(root).tasks("s1")
+    layouts.write_tif(path, np.zeros((1, 38, 38), np.int32), **place)
+    found = task_of(open_folder(root), "dfc2020_s1")
+    assert [len(rows) for rows in found.folds[0]] == [3, 2, 1]  # nothing is known of the last
+    path.unlink()
+    with pytest.raises(ValueError, match=r"p7.tif: cannot be read .*fetch it again") as error:
+        open_folder(root).tasks("s1")
+    one_line(error)
+    for i in (6, 7):
+        savanna = np.full((1, 38, 38), 3, np.int32)
+        layouts.write_tif(folder / f"ROIs0000_test_dfc_0_p{i}.tif", savanna, **place)
+    with pytest.raises(ValueError, match="dfc2020_s1 has no labelled pixel in its test part"):
+        open_folder(root).tasks("s1")
 
 
 # Local climate zones.

@@ -25,7 +25,7 @@ from gfmsum.config import LocalConfig
 from gfmsum.data import files
 from gfmsum.data.index import EXAMPLE, SCHEMA_HELP, _Entry
 from gfmsum.data.local import Local, problems
-from gfmsum.data.sample import Labelled, Samples
+from gfmsum.data.sample import UNLABELLED, Labelled, Samples
 from gfmsum.sensors import SENSORS, Band, Sensor, Unit
 
 ROOT = Path(__file__).parents[2]
@@ -386,11 +386,11 @@ def test_a_path_spelt_in_another_way_is_the_same_file(task_folder: Folder) -> No
 def test_rows_of_a_task_without_a_probe_are_left_out_too(task_folder: Folder) -> None:
     task_folder.pretrain("task.npz", "stack")
     (task,) = task_folder.index["tasks"]
-    task |= {"kind": "change_segmentation", "metric": "iou_positive"}
+    task |= {"kind": "detection", "metric": "ap50"}
     source = task_folder.open()
     assert len(source.pretraining("s2", 9)) == 5
     assert source.tasks("s2") == []
-    assert source.unsupported("s2") == [("land", "change_segmentation")]
+    assert source.unsupported("s2") == [("land", "detection")]
     assert source.unsupported("s1") == []
 
 
@@ -817,6 +817,173 @@ def test_items_know_their_dates(task_folder: Folder) -> None:
     assert found.tolist() == [f"2020-01-{day:02}" for day in range(1, 9)]
 
 
+# Tasks with a label for each pixel.
+
+CHANGE = {
+    "kind": "change_segmentation", "metric": "mean_iou", "target": "masks", "images_before": "earlier",
+    "classes": ["dry", "flooded", "snow"], "ignore": 7,
+}  # fmt: skip
+
+
+@pytest.fixture
+def mask_folder(folder: Folder) -> Folder:
+    """Four items of 10 x 9 px, split 2/1/1. Of the 8 x 8 px that are kept, four rows of the test item are
+    flooded and one is not known; the rim is flooded everywhere."""
+    masks = np.zeros((4, 10, 9), np.int16)
+    masks[:, [0, 9]] = masks[:, :, 8] = 1
+    masks[3, 1:5] = 1
+    masks[3, 5] = 7
+    folder.stack(
+        "task.npz",
+        images=images(4, 2, 10)[..., :9],
+        earlier=images(4, 2, 10, seed=1)[..., :9],
+        masks=masks,
+        split=["train", "train", "val", "test"],
+        dates=[f"2021-01-0{day}" for day in range(1, 5)],
+        lonlat=[(day, 0) for day in range(4)],
+    )
+    folder.task("task.npz", **CHANGE)
+    return folder
+
+
+def test_masks_are_cropped_as_their_images_are_and_keep_their_labels(mask_folder: Folder) -> None:
+    items = mask_folder.labelled()
+    want = np.zeros((4, 8, 8), np.uint8)
+    want[3, :4], want[3, 4] = 1, UNLABELLED
+    np.testing.assert_array_equal(items.target, want)
+    assert items.target.dtype == np.uint8
+    assert items.task.classes == ("dry", "flooded", "snow")
+    with np.load(mask_folder.root / "task.npz") as held:
+        kept = held["images"][:, :, 1:9, :8]
+    np.testing.assert_allclose(items.samples.pixels, kept * 1e-4, rtol=1e-6)
+
+
+def test_before_is_the_same_items_earlier(mask_folder: Folder) -> None:
+    items = mask_folder.labelled()
+    assert items.before is not None
+    with np.load(mask_folder.root / "task.npz") as held:
+        kept = held["earlier"][:, :, 1:9, :8]
+    np.testing.assert_allclose(items.before.pixels, kept * 1e-4, rtol=1e-6)
+    assert items.before.kind == items.samples.kind
+    assert items.before.ids.tolist() == items.samples.ids.tolist()
+    np.testing.assert_array_equal(items.before.lonlat, items.samples.lonlat)  # type: ignore[arg-type]
+    assert items.samples.dates is not None
+    assert items.before.dates is None  # the dates are those of the images after
+    mask_folder.index["tasks"][0]["kind"] = "segmentation"
+    assert mask_folder.labelled().before is None
+
+
+def test_floors_of_masks_come_from_labelled_pixels_alone(mask_folder: Folder) -> None:
+    def floor(**fields: Any) -> float:
+        mask_folder.index["tasks"][0] |= fields
+        return mask_folder.open().tasks("s2")[0].floor
+
+    # Trained on nothing but dry pixels; of the test's 56 labelled ones 24 are dry and 32 flooded.
+    assert floor() == pytest.approx(24 / 56 / 2)
+    assert floor(metric="iou_positive", classes=["dry", "flooded"]) == pytest.approx(32 / 56)
+    assert floor(floor=0.3) == 0.3
+
+
+def test_floors_of_folds_pool_their_pixels(mask_folder: Folder) -> None:
+    masks = np.zeros((4, 10, 9), np.uint8)
+    masks[0], masks[3, 1:5] = 1, 1
+    arrays(masks=masks)(mask_folder)
+    mask_folder.index["tasks"][0] |= {"split": {"by": "kfold", "k": 4}}
+    # Every item is tested once: 64 + 32 pixels of 256 are flooded, 160 dry.
+    assert mask_folder.labelled().task.floor == pytest.approx(160 / 256 / 2)
+
+
+def test_a_number_is_no_label_only_if_the_index_says_so(mask_folder: Folder) -> None:
+    with np.load(mask_folder.root / "task.npz") as held:
+        masks = np.where(held["masks"] == 7, -1, held["masks"])
+    for kind in (np.int8, np.int64):
+        arrays(masks=masks.astype(kind))(mask_folder)
+        mask_folder.index["tasks"][0]["ignore"] = -1
+        assert (mask_folder.labelled().target == UNLABELLED).sum() == 8
+    mask_folder.index["tasks"][0]["ignore"] = 10**30  # in no file, yet a number
+    with pytest.raises(
+        ValueError, match=r"row 3 of task land has label -1; labels must be 0 to 2 or"
+    ):
+        mask_folder.labelled()
+    arrays(masks=np.where(masks < 0, 255, masks).astype(np.uint8))(mask_folder)
+    del mask_folder.index["tasks"][0]["ignore"]
+    with pytest.raises(
+        ValueError, match=r"has label 255; labels must be 0 to 2, correct them or set"
+    ):
+        mask_folder.labelled()
+    mask_folder.index["tasks"][0]["ignore"] = 0  # even a class
+    arrays(masks=masks + 1)(mask_folder)
+    assert (mask_folder.labelled().target == UNLABELLED).sum() == 8
+
+
+@pytest.fixture
+def mapped(folder: Folder) -> Folder:
+    """Windows of a scene with a map of labels on the same grid."""
+    rng = np.random.default_rng(3)
+    write_scene(folder.root / "s.tif", images(1, 2, 40)[0])
+    write_scene(folder.root / "map.tif", rng.integers(0, 3, (1, 40, 40), np.uint8))
+    folder.pretrain("s.tif", "scene")
+    corners, split = [(0, 0), (3, 20), (30, 30)], ["train", "val", "test"]
+    folder.stack("w.npz", rowcol=corners, split=split)
+    folder.task(
+        "w.npz", scene="s.tif", windows="rowcol", patch_px=9, **CHANGE | {"kind": "segmentation"},
+        target_raster="map.tif",
+    )  # fmt: skip
+    return folder
+
+
+def test_labels_of_windows_come_from_a_map_or_an_array(mapped: Folder) -> None:
+    items = mapped.labelled()
+    with rasterio.open(mapped.root / "map.tif") as scene:
+        numbers = scene.read(1)
+    with np.load(mapped.root / "w.npz") as held:
+        corners, split = held["rowcol"], held["split"]
+    cut = np.stack([numbers[row : row + 9, col : col + 9] for row, col in corners])
+    np.testing.assert_array_equal(items.target, cut[:, :8, :8])
+    assert "map.tif" in mapped.open().identity["files"]
+    del mapped.index["tasks"][0]["target_raster"]
+    mapped.stack("w.npz", rowcol=corners, split=split, masks=cut)
+    again = mapped.labelled()
+    np.testing.assert_array_equal(again.target, items.target)
+    np.testing.assert_array_equal(again.samples.pixels, items.samples.pixels)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "gsd_m", "placed", "message"),
+    [
+        (
+            np.zeros((1, 40, 41), np.uint8),
+            10,
+            True,
+            "its grid of 40x41 px is not that of s.tif, 40x40",
+        ),
+        (np.zeros((1, 40, 40), np.uint8), 9, True, "size, CRS and transform must agree"),
+        (np.zeros((1, 40, 40), np.uint8), 10, False, "size, CRS and transform must agree"),
+        (
+            np.zeros((1, 40, 40), np.float32),
+            10,
+            True,
+            "the raster is float32; labels must be whole",
+        ),
+        (np.zeros((2, 40, 40), np.uint8), 10, True, "the raster has 2 bands"),
+        (
+            np.full((1, 40, 40), 3, np.uint8),
+            10,
+            True,
+            "row 0 of task land has label 3; labels must",
+        ),
+    ],
+)
+def test_a_map_on_another_grid_or_of_other_numbers_is_refused(
+    mapped: Folder, numbers: Numbers, gsd_m: float, placed: bool, message: str
+) -> None:
+    write_scene(mapped.root / "map.tif", numbers, gsd_m=gsd_m, placed=placed)
+    with pytest.raises(ValueError, match=rf"map.tif: .*{message}") as refused:
+        mapped.open().tasks("s2")
+    mapped.open()
+    assert str(refused.value) in problems(str(mapped.root))
+
+
 # The folder as a whole.
 
 
@@ -1002,6 +1169,7 @@ def top(key: str, value: Any) -> Callable[[Folder], None]:
         (spoil("pretrain", 0, "shape", value="big"), "shape is 'big'"),
         (spoil("tasks", 0, "metric", value="f1"), r"tasks\[0\] 'land': unknown metric 'f1'"),
         (spoil("tasks", 0, "metric", value="r2"), "metric is 'r2', it must be one for classif"),
+        (spoil("tasks", 0, "metric", value="mean_iou"), "metric is 'mean_iou', .*: accuracy or bal"),
         (spoil("tasks", 0, "split", value={"by": "luck"}), "split: unknown by 'luck'"),
         (spoil("tasks", 0, "split", value={"by": "kfold", "k": 2}), "k is 2, it must be a whole number from 3"),
         (spoil("tasks", 0, "split", value={"by": "kfold", "k": 3.5}), "k is 3.5.*whole number"),
@@ -1280,6 +1448,129 @@ def test_problems_of_no_folder_at_all_are_one_line(tmp_path: Path) -> None:
     assert "index.json: an object has 'schema' twice" in line
 
 
+# Broken masks and images before.
+
+
+def flawed(value: float) -> Callable[[Folder], None]:
+    """Puts a value into one pixel of what was before."""
+
+    def change(folder: Folder) -> None:
+        earlier = images(4, 2, 10, seed=1)[..., :9].astype(np.float32)
+        earlier[2, 1, 4, 4] = value
+        arrays(earlier=earlier)(folder)
+
+    return change
+
+
+def marked(label: int, *where: Any) -> Callable[[Folder], None]:
+    """Puts a label into the masks."""
+
+    def change(folder: Folder) -> None:
+        with np.load(folder.root / "task.npz") as held:
+            masks = held["masks"].copy()
+        masks[where] = label
+        arrays(masks=masks)(folder)
+
+    return change
+
+
+def said(**fields: Any) -> Callable[[Folder], None]:
+    return lambda folder: folder.index["tasks"][0].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (marked(3, 2, 4, 4), "task.npz: row 2 of task land has label 3; labels must be 0 to 2 or ignore=7"),
+        (marked(-1, 0, 4, 4), "task.npz: row 0 of task land has label -1"),
+        (marked(7, 2), "task.npz: task land has no labelled pixel in a val part; every part needs one"),
+        (arrays(masks=np.zeros((4, 10, 9))), "task.npz: array 'masks' is float64; it must hold whole"),
+        (arrays(masks=np.zeros((4, 9, 10), int)), r"task.npz: array 'masks' has shape \(4, 9, 10\)"),
+        (arrays(masks=np.zeros(4, int)), r"'masks' has shape \(4,\); .* makes \(4, 10, 9\)"),
+        (arrays(masks=np.indices((5, 10, 9))[2] % 2, split=["train", "train", "val", "test", "test"]),
+         "array 'masks' has 5 rows, and there are 4 images"),
+        (arrays(masks=np.int64(3)), "task.npz: array 'masks' is a single value"),
+        (said(target="mask"), "task.npz: has no array 'mask', only images"),
+        (said(target=None), "index.json: .*target is None, it must be a text"),
+        (said(classes=["dry"]), "names 1 classes; mean_iou takes 2 to 255, correct classes or metric"),
+        (said(classes=[f"c{i}" for i in range(256)]), "names 256 classes; mean_iou takes 2 to 255"),
+        (said(metric="iou_positive"), "names 3 classes; iou_positive takes 2, correct classes or"),
+        (said(metric="accuracy"), "index.json.* it must be one for change_seg.*: mean_iou or iou_posi"),
+        (said(ignore=0.5), "index.json: .*ignore is 0.5, it must be a whole number"),
+        (said(images_before=None), "index.json: .*images_before is None, it must be a text"),
+        (said(images_before="images"), "index.json: .*must be another array than 'images'"),
+        (said(images_before="erlier"), "task.npz: has no array 'erlier', only images, earlier"),
+        (said(dtype="uint16"), "array 'earlier' has dtype float32, the index says uint16"),
+        (flawed(np.nan), "row 2 of task land holds nodata .* in array 'earlier'; fill it"),
+        (flawed(1e9), "task.npz: band B08 is .* on average.* offset=0 of array 'earlier' in index.json"),
+        (arrays(earlier=images(4, 2, 10)), r"'earlier' has shape \(4, 2, 10, 10\), array 'images' \(4, 2,"),
+        (arrays(earlier=images(4, 3, 10)), "array 'earlier' has 3 bands, the index"),
+    ],
+)  # fmt: skip
+def test_broken_masks_and_images_before_are_refused_in_one_line(
+    mask_folder: Folder, change: Callable[[Folder], None], message: str
+) -> None:
+    if "float32" in message:
+        flawed(1)(mask_folder)
+    mask_folder.labelled()
+    change(mask_folder)
+    with pytest.raises(ValueError, match=message) as refused:
+        mask_folder.labelled()
+    assert str(mask_folder.root) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    found = problems(str(mask_folder.root))
+    assert any(re.search(message, line) for line in found), found
+
+
+def test_nothing_changed_in_the_tests_leaves_nothing_to_score(mask_folder: Folder) -> None:
+    said(metric="iou_positive", classes=["dry", "flooded"], floor=0)(mask_folder)
+    mask_folder.labelled()
+    marked(0, 3, slice(1, 5))(mask_folder)
+    with pytest.raises(
+        ValueError, match=r"task.npz: task land has no test pixel of class 'flooded'"
+    ):
+        mask_folder.labelled()
+
+
+def test_windows_have_no_images_before(mapped: Folder) -> None:
+    mapped.index["tasks"][0] |= {"kind": "change_segmentation", "target": "masks"}
+    with pytest.raises(ValueError, match=r"scene is 's.tif', it must be left out: change_segmen"):
+        mapped.open()
+    mapped.index["tasks"][0] |= {"kind": "segmentation", "target_raster": "w.npz"}
+    with pytest.raises(ValueError, match=r"target_raster is 'w.npz', it must be a GeoTIFF"):
+        mapped.open()
+
+
+def test_all_that_is_wrong_with_masks_and_before_is_told_at_once(mask_folder: Folder) -> None:
+    flawed(np.nan)(mask_folder)
+    marked(9, 1, 4, 4)(mask_folder)
+    arrays(images=images(4, 2, 10, seed=5), split=["train"] * 4)(mask_folder)
+    said(cluster="event")(mask_folder)
+    mask_folder.open()
+    found = problems(str(mask_folder.root))
+    for wanted in (
+        "array 'earlier' has shape (4, 2, 10, 9), array 'images' (4, 2, 10, 10)",
+        "array 'masks' has shape (4, 10, 9)", "array 'split' leaves no val row",
+        "has no array 'event'",
+    ):  # fmt: skip
+        assert [line for line in found if wanted in line], (wanted, found)
+    arrays(images=images(4, 2, 10, seed=5)[..., :9])(mask_folder)
+    found = problems(str(mask_folder.root))
+    for wanted in ("row 1 of task land has label 9", "leaves no val row", "has no array 'event'"):
+        assert [line for line in found if wanted in line], (wanted, found)
+    marked(0, 1)(mask_folder)
+    arrays(split=["test", "train", "val", "train"])(mask_folder)
+    found = problems(str(mask_folder.root))
+    assert [line for line in found if "holds nodata" in line and "'earlier'" in line], found
+
+
+def test_a_class_that_no_mask_teaches_is_told(mask_folder: Folder) -> None:
+    mask_folder.open()
+    (line,) = problems(str(mask_folder.root))
+    assert "task.npz: warning: task land is tested on 'flooded', which no train row shows" in line
+    assert "snow" not in line
+
+
 # What users are told of the format.
 
 
@@ -1324,10 +1615,14 @@ def test_the_help_lists_every_field_that_is_read(
     task_folder.index["tasks"] += [
         task | {"name": "b", "scene": "s.tif", "windows": "at", "patch_px": 4},
         task | {"name": "c", "split": {"by": "kfold", "k": 3}},
-    ]
+        task | CHANGE | {"name": "d"},
+        task | CHANGE | {"name": "e", "kind": "segmentation", "scene": "s.tif", "windows": "at",
+                         "patch_px": 4, "target_raster": "s.tif"},
+    ]  # fmt: skip
     task_folder.open()
     read = {key for entry in entries for key in entry._asked}
     assert {"schema", "nodata", "patch_px", "stratified", "min", "ceiling"} <= read
+    assert {"images_before", "target_raster", "ignore"} <= read
     for key in read:
         assert re.search(rf'(^  |, |"){key}\b', SCHEMA_HELP, re.MULTILINE), key
 
@@ -1386,6 +1681,8 @@ TASKS = {  # sensor, items in train, val, test, floor, side in pixels
     "urban_trees": ("naip", (1564, 444, 408), 0.39, 64),
     "tree_count": ("naip", (1564, 444, 408), 0.0, 64),
     "modis_igbp16": ("modis", (501, 66, 240), 0.29, 16),
+    "flood_change_s1": ("s1", (840, 120, 226), 0.30, 64),
+    "flood_change_s2": ("s2", (840, 120, 226), 0.30, 64),
 }
 
 
@@ -1434,8 +1731,26 @@ def test_real_tasks(source: Local) -> None:
         assert np.isfinite(items.samples.pixels).all()
     assert found["zion_nlcd"].classes == ("Barren", "Forest", "Shrubland")
     assert len(found["modis_igbp16"].classes) == 5
-    assert source.unsupported("s1") == [("flood_change_s1", "change_segmentation")]
-    assert source.unsupported("s2") == [("flood_change_s2", "change_segmentation")]
+    assert all(source.unsupported(sensor) == [] for sensor in source.sensors)
+
+
+@real
+def test_real_floods_are_in_the_masks_and_the_ground_was_seen_before(source: Local) -> None:
+    (task,) = (task for task in source.tasks("s1") if task.name == "flood_change_s1")
+    items = source.labelled(task, 32)
+    with np.load(REAL / "ombria" / "sentinel1" / "s1_flood_64px.npz") as arrays:
+        tested, masks, wet = arrays["split"] == "test", arrays["masks"], arrays["flood_fraction"]
+        earlier = arrays["images_before"]
+    assert len(items.samples) == 1186
+    assert [len(part) for part in items.folds[0]] == [840, 120, 226]
+    np.testing.assert_array_equal(items.target, masks)
+    # Whoever always says flooded is right in the flooded share of the pixels, which the file tells too.
+    assert task.floor == pytest.approx(int(masks[tested].sum()) / (226 * 64 * 64))
+    assert task.floor == pytest.approx(float(wet[tested].mean()), abs=1e-6)
+    assert task.classes == ("unchanged", "flooded")
+    assert items.before is not None
+    np.testing.assert_array_equal(items.before.pixels, earlier)
+    assert (items.before.pixels != items.samples.pixels).any(axis=(1, 2, 3)).all()
 
 
 @real
@@ -1448,7 +1763,8 @@ def test_real_test_items_come_in_the_expected_clusters(source: Local) -> None:
             counts[task.name] = len(set(items.cluster[tested]))
     assert counts == {
         "eurosat200": 196, "flood_s2": 4, "flood_s1": 4, "zion_nlcd": 19,
-        "urban_trees": 102, "tree_count": 102, "modis_igbp16": 26,
+        "urban_trees": 102, "tree_count": 102, "modis_igbp16": 26, "flood_change_s1": 4,
+        "flood_change_s2": 4,
     }  # fmt: skip
 
 
@@ -1508,6 +1824,8 @@ def test_real_pretraining_holds_no_pixel_of_a_test(source: Local, sensor: str) -
         items = source.labelled(task, 32)
         used = {row for _, val, test in items.folds for row in (*val, *test)}
         held = blocks(items.samples, np.array(sorted(used)))
+        if items.before is not None:
+            held |= blocks(items.before, np.array(sorted(used)))
         same = [part for part in pools if part.bands == items.samples.bands]
         assert len(held) > 250
         for part in same:

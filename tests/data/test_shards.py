@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 
 from gfmsum.config import LocalConfig, ShardsConfig, SyntheticConfig
 from gfmsum.data import chunks, growing, pack
+from gfmsum.data.files import EARTH_RADIUS_M
 from gfmsum.data.manifest import JOURNAL, MANIFEST, PRODUCTS, Numbers, seal
 from gfmsum.data.pack import Order
 from gfmsum.data.plan import permute
-from gfmsum.data.sample import Kind, Labelled, Pool, Rows, Samples, Source
-from gfmsum.data.shards import EARTH_KM, Held, Shards, problems
+from gfmsum.data.sample import UNLABELLED, Kind, Labelled, Pool, Rows, Samples, Source
+from gfmsum.data.shards import Held, Shards, problems
 from gfmsum.data.synthetic import Synthetic
 from gfmsum.records import Task
 from gfmsum.sensors import NAIP, S1, S2, Band, Sensor, Unit, optical
@@ -38,6 +39,7 @@ from gfmsum.sensors import NAIP, S1, S2, Band, Sensor, Unit, optical
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "realdata"
 SIZE = 8
+EARTH_KM = EARTH_RADIUS_M / 1000
 FORMATS = ("npy", "litdata")
 
 type Numbers_ = NDArray[Any]
@@ -118,8 +120,26 @@ def task(sensor: Sensor, name: str, items: Samples, folds: int = 1, **more: Any)
     return Labelled(replace(named, **more), items, target, clusters, parts)
 
 
+def masks(n: int, height: int, width: int, classes: int, seed: int = 0) -> Numbers_:
+    """A class for every pixel but a few."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, classes, (n, height, width), dtype=np.uint8)
+    target[rng.random(target.shape) < 0.1] = UNLABELLED
+    return target
+
+
+def change(one: Labelled, name: str, seed: int) -> Labelled:
+    """A task of change on the items of another; two of them have the same items before."""
+    items = one.samples
+    n, _, height, width = items.pixels.shape
+    earlier = replace(items, pixels=items.pixels[::-1] - np.float32(1.5), dates=None)
+    asked = replace(one.task, name=name, kind="change_segmentation", metric="iou_positive")
+    return replace(one, task=asked, target=masks(n, height, width, 2, seed), before=earlier)
+
+
 def few() -> Few:
-    """All that can differ: aligned sensors with unlike blocks, unknown places and days, four units."""
+    """All that can differ: aligned sensors with unlike blocks, unknown places and days, four units,
+    and tasks of every kind, some on the same images, which are no squares."""
     days = np.array([f"2020-0{1 + i % 9}-15" if i % 4 else "" for i in range(40)])
     places = lonlats(40)
     some = places.copy()
@@ -136,9 +156,15 @@ def few() -> Few:
     value = task(
         OWN, "heights", tall, 3, kind="regression", metric="r2", classes=(), clustered=False
     )
+    items = replace(items, pixels=items.pixels[..., :10])
+    floods = task(S1, "floods", items)
+    water = replace(floods.task, name="water", kind="segmentation", metric="mean_iou")
     labels = (
-        task(S1, "floods", items),
+        floods,
         task(S1, "more floods", items, 2),
+        replace(floods, task=water, target=masks(12, 12, 10, 3)),
+        change(floods, "new water", 1),
+        change(floods, "lost water", 2),
         replace(value, target=np.linspace(-1, 1, 9)),
     )
     return Few(
@@ -192,6 +218,10 @@ def same(one: Samples, other: Samples) -> None:
 def same_labels(one: Labelled, other: Labelled) -> None:
     same(one.samples, other.samples)
     assert one.task == other.task
+    assert one.target.dtype == other.target.dtype
+    assert (one.before is None) == (other.before is None)
+    if one.before is not None and other.before is not None:
+        same(one.before, other.before)
     for name in ("target", "cluster"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         assert getattr(one, name).dtype.kind == getattr(other, name).dtype.kind
@@ -246,8 +276,15 @@ def test_numbers_are_as_small_as_values_allow(stores: Mapping[str, Path]) -> Non
     assert kept == {
         "s1": ["<f4", "<f4"], "s2": ["<u2"], "naip": ["|u1"], "own": ["<f4"], "mixed": ["<f4"]
     }  # fmt: skip
-    # Tasks with the same images share them.
-    assert [one["items"] for one in manifest["tasks"]] == [0, 0, 1]
+    # Tasks with the same images share them, those before a change too.
+    found = [(one["task"]["name"], one["items"], one["before"]) for one in manifest["tasks"]]
+    assert found == [
+        ("floods", 0, None), ("more floods", 0, None), ("water", 0, None),
+        ("new water", 0, 1), ("lost water", 0, 1), ("heights", 2, None),
+    ]  # fmt: skip
+    assert len(manifest["items"]) == 3
+    # A class of a pixel takes a byte.
+    assert manifest["files"]["tasks/2/target.npy"]["bytes"] == 128 + 12 * 12 * 10
 
 
 @settings(deadline=None)
@@ -333,7 +370,7 @@ def test_the_files_are_those_that_numpy_writes(stores: Mapping[str, Path]) -> No
 
 
 GOLDEN = {
-    "schema": 1,
+    "schema": 2,
     "format": "npy",
     "size_px": 2,
     "leakage_km": 0.0,
@@ -389,7 +426,7 @@ GOLDEN = {
     "items": [],
     "tasks": [],
     "settings": {
-        "schema": 1, "source": {"source": "few", "of": 1}, "data": {}, "sensors": ["own"],
+        "schema": 2, "source": {"source": "few", "of": 1}, "data": {}, "sensors": ["own"],
         "size_px": 2, "samples": None, "leakage_km": 0.0, "format": "npy", "chunk_bytes": 30_000,
     },
 }  # fmt: skip
@@ -533,7 +570,7 @@ def test_rows_near_held_items_are_left_out_of_every_sensor_that_shares_the_list(
     tmp_path: Path, when: str
 ) -> None:
     source, km = few(), 4.0
-    floods, _, heights = source.labels
+    floods, *_, heights = source.labels
     source.labels = (floods, heights)
     ((train, val, test),) = floods.folds
     held = np.concatenate([val, test])
@@ -786,12 +823,29 @@ def test_a_source_that_breaks_its_word_is_refused(tmp_path: Path) -> None:
         (spoilt(lambda one: replace(one, pixels=one.pixels[..., :4])), "than it promised"),
         (Few({"naip": NAIP}, {"naip": ()}), "must have rows"),
         (replace(few(), lists={"s1": "one", "naip": "one"}), "equally many"),
+        *((replace(few(), labels=(one,)), match) for one, match in _untrue_labels()),
     ]
     for k, (source, match) in enumerate(cases):
         with pytest.raises(ValueError, match=match) as error:
             pack.pack(source, tmp_path / str(k), Order(size_px=SIZE))
         one_line(error.value)
         assert not (tmp_path / str(k) / MANIFEST).exists()
+
+
+def _untrue_labels() -> Iterator[tuple[Labelled, str]]:
+    floods, _, water, new, *_ = few().labels
+    before, empty = new.before, np.empty(0, np.int64)
+    assert before is not None
+    holed = before.pixels.copy()
+    holed[4, 1, 2, 3] = np.nan
+    whole = replace(water, target=water.target.astype(np.int64))
+    yield whole, "water gives targets of int64, not uint8"
+    yield replace(floods, folds=((empty, empty, np.array([12])),)), "beyond the 12 that there are"
+    for wrong in ({"ids": before.ids[::-1]}, {"gsd_m": 20.0}, {"bands": before.bands[::-1]}):
+        untrue = replace(before, **wrong)  # type: ignore[arg-type]
+        yield replace(new, before=untrue), "new water: pixels before have other"
+    untrue = replace(before, pixels=holed)
+    yield replace(new, before=untrue), "before, sample items/ø4 holds a value"
 
 
 # Damage.
@@ -929,7 +983,66 @@ def test_a_manifest_that_lies_is_refused_in_one_line(victim: Path, data: st.Data
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("change", ["task", "length", "folds"])
+@pytest.mark.parametrize(
+    "name", ["tasks/2/target.npy", "items/1/pixels.npy", "items/1/ids-text.npy"]
+)
+def test_a_mask_or_an_earlier_image_that_differs_in_a_bit_is_found(victim: Path, name: str) -> None:
+    path = victim / name
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert problems(str(victim)) == [
+            f"{path} was altered: its SHA-256 is not the manifest's; fetch the file again, or pack the "
+            "store anew"
+        ]
+        store = opened(victim)  # sizes and heads are right
+        tasks = {each.name: each for each in store.tasks("s1")}
+        store.labelled(tasks["floods"], SIZE)
+        with pytest.raises(ValueError, match="was altered") as error:
+            store.labelled(tasks["water" if name.startswith("tasks") else "new water"], SIZE)
+        one_line(error.value)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_store_from_before_dense_tasks_is_read(tmp_path: Path) -> None:
+    old, dense = tmp_path / "old", {"water", "new water", "lost water"}
+    source = few()
+    source.labels = tuple(one for one in source.labels if one.task.name not in dense)
+    pack.pack(source, old, Order(size_px=SIZE))
+    fields = json.loads((old / MANIFEST).read_text())
+    fields["schema"] = fields["settings"]["schema"] = 1
+    for one in fields["tasks"]:
+        assert one.pop("before") is None
+    for version, read in ((1, True), (3, False)):
+        fields["schema"] = version
+        (old / MANIFEST).write_text(json.dumps(fields | {"seal": seal(fields)}))
+        if read:
+            _, labels = read_all(opened(old))
+            for one in source.labels:
+                same_labels(labels[one.task.name], one)
+            assert problems(str(old)) == []
+            with pytest.raises(ValueError, match=r"with schema=1, not 2; .* choose another out="):
+                pack.pack(few(), old, Order(size_px=SIZE))
+        else:
+            with pytest.raises(ValueError, match=r"schema is 3, not 2; .* pack the store anew"):
+                opened(old)
+
+
+BROKEN = {
+    "task": "of another sensor",
+    "length": "share their places",
+    "folds": "0 folds",
+    "no image before": "has images before",
+    "an image before": "has images before",
+    "other images before": "before and after differ",
+    "nowhere": "before 9 of 3",
+    "mask as numbers": r"water \(segmentation\) has target <i8",
+    "numbers as mask": r"floods \(classification\) has target \|u1",
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
 def test_parts_of_a_manifest_that_do_not_fit_each_other_are_refused(
     victim: Path, change: str
 ) -> None:
@@ -941,11 +1054,20 @@ def test_parts_of_a_manifest_that_do_not_fit_each_other_are_refused(
     elif change == "length":  # two lists become one, of two lengths
         fields["sensors"][2]["places"] = fields["sensors"][0]["places"]
     else:
-        fields["tasks"][0]["folds"] = []
+        k, key, value = {
+            "folds": (0, "folds", []),
+            "no image before": (3, "before", None),
+            "an image before": (2, "before", 1),
+            "other images before": (3, "before", 2),
+            "nowhere": (3, "before", 9),
+            "mask as numbers": (2, "target", "<i8"),
+            "numbers as mask": (0, "target", "|u1"),
+        }[change]
+        fields["tasks"][k][key] = value
     fields["seal"] = seal(fields)
     try:
         path.write_text(json.dumps(fields))
-        with pytest.raises(ValueError, match=r"of another sensor|share their places|0 folds"):
+        with pytest.raises(ValueError, match=BROKEN[change]):
             opened(victim)
     finally:
         path.write_bytes(whole)

@@ -23,7 +23,7 @@ from gfmsum.config import CONTROLS, SyntheticConfig
 from gfmsum.data import instruments, synthetic
 from gfmsum.data.instruments import LOOKS, RANGE, SIGNATURES, Instrument, Noise, respond, signature
 from gfmsum.data.plan import permute, stream
-from gfmsum.data.sample import Labelled, Pool, Samples
+from gfmsum.data.sample import Labelled, Pool, Samples, constant_iou
 from gfmsum.data.surface import (
     LANDUSES,
     LATENTS,
@@ -37,8 +37,9 @@ from gfmsum.data.surface import (
     Surface,
     draws,
     respell,
+    revisit,
 )
-from gfmsum.data.synthetic import PROBES, Synthetic, locations
+from gfmsum.data.synthetic import COVERS, PAIRS, PROBES, Synthetic, locations
 from gfmsum.data.units import contradiction
 from gfmsum.job import probe_key
 from gfmsum.records import fingerprint
@@ -430,11 +431,13 @@ def test_sensors_share_the_land(views: Views) -> None:
 @pytest.mark.parametrize("sensor", SENSORS)
 def test_tasks_are_complete(source: Synthetic, sensor: str) -> None:
     tasks = source.tasks(sensor)
-    assert [t.name for t in tasks] == [f"{t}_{sensor}" for t in ("landuse", "diversity", "canopy")]
+    names = "landuse", "diversity", "canopy", "cover", "clearing"
+    assert [t.name for t in tasks] == [f"{name}_{sensor}" for name in names]
     assert [(t.metric, t.floor, t.ceiling) for t in tasks] == [
         ("accuracy", 1 / 6, 1.0), ("r2", 0.0, 1.0), ("r2", 0.0, 1.0),
+        ("mean_iou", 0.0702, 1.0), ("iou_positive", 0.0707, 1.0),
     ]  # fmt: skip
-    landuse, diversity, canopy = (source.labelled(task, 32) for task in tasks)
+    landuse, diversity, canopy = (source.labelled(task, 32) for task in tasks[:3])
     assert landuse.samples is diversity.samples is canopy.samples
     assert np.bincount(landuse.target).tolist() == [30] * 6
     for part in landuse.folds[0]:
@@ -498,7 +501,7 @@ def fitted(model: Any, features: Numbers, items: Labelled) -> float:
 @pytest.mark.parametrize("sensor", ["s1", "modis"])
 def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
     source = Synthetic(SyntheticConfig(train=600, val=60, test=240))
-    landuse, diversity, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+    landuse, diversity, canopy = (source.labelled(task, 32) for task in source.tasks(sensor)[:3])
     x = landuse.samples.pixels.astype(np.float64)
     means, shape = x.mean((2, 3)), rings(x)
 
@@ -516,6 +519,245 @@ def test_shape_tells_what_band_means_do_not(sensor: str) -> None:
 def test_classes_are_the_land_uses(source: Synthetic) -> None:
     assert source.tasks("naip")[0].classes == tuple(LANDUSES)
     assert source.tasks("naip")[1].classes == ()
+    assert source.tasks("naip")[3].classes == tuple(COVERS)
+    assert len(source.tasks("naip")[4].classes) == 2
+
+
+# --- dense tasks
+
+
+def dense(source: Synthetic, name: str, sensor: str, size: int) -> Labelled:
+    (task,) = (t for t in source.tasks(sensor) if t.name == f"{name}_{sensor}")
+    return source.labelled(task, size)
+
+
+def ground_of(*covers: dict[str, float]) -> Ground:
+    """One location, whose pixels have these covers."""
+    side = len(covers) ** 0.5
+    assert side == int(side)
+    ground = plain_ground(1, "soil", int(side))
+    for i, shares in enumerate(covers):
+        row = [shares.get(material, 0) for material in MATERIALS]
+        ground.cover[0, :, *divmod(i, int(side))] = row
+    return ground
+
+
+def test_the_cover_of_a_pixel_is_the_group_with_most_of_it() -> None:
+    assert sorted(m for group in COVERS.values() for m in group) == sorted(MATERIALS)
+    ground = ground_of(
+        {"trees": 0.45, "soil": 0.3, "sand": 0.25},  # no single one has more than the trees
+        {"trees": 0.35, "water": 0.25, "grass": 0.2, "crop": 0.2},
+        {"water": 0.51, "built": 0.49},
+        {"built": 0.4, "trees": 0.35, "soil": 0.25},
+    )
+    names = np.array(list(COVERS))[synthetic._most(ground)[0]]
+    assert names.tolist() == [["bare", "herbs"], ["water", "built"]]
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_covers_are_those_of_the_land_and_all_occur(source: Synthetic, sensor: str) -> None:
+    items = dense(source, "cover", sensor, 21)
+    canopy = source.labelled(source.tasks(sensor)[2], 21)
+    assert items.samples is canopy.samples
+    trees = (items.target == list(COVERS).index("trees")).mean((1, 2))
+    assert correlation(trees, canopy.target) > 0.9
+    for part in items.folds[0]:
+        share = np.bincount(items.target[part].ravel(), minlength=len(COVERS)) / (60 * 21**2)
+        assert share.min() > 0.01
+        assert share.sum() == pytest.approx(1)
+    surface = Surface(respell(source._probe_places("train", 6), np.arange(6)))
+    cover = surface.look(SENSORS[sensor].gsd_m, 21).cover
+    groups = {name: cover[:, [MATERIALS.index(m) for m in group]].sum(1)
+              for name, group in COVERS.items()}  # fmt: skip
+    most = np.max(list(groups.values()), axis=0)
+    for i, share in enumerate(groups.values()):
+        here = items.target[:6] == i
+        assert np.array_equal(share[here], most[here])
+
+
+def places_later(n: int) -> tuple[Ids, Numbers]:
+    """Some locations, and what of them was cleared between two dates if all was wood."""
+    ids = some_places("later", n)
+    return ids, revisit(ids, plain_ground(n, "trees"))[1]
+
+
+def test_blobs_of_two_places_in_three_are_cleared() -> None:
+    ids, changed = places_later(1200)
+    assert 0 <= changed.min() < changed.max() <= 1
+    assert (changed.max((1, 2)) == 0).mean() == pytest.approx(1 / 3, abs=0.055)  # 4 deviations
+    # Pixels are inside or outside, but for the few on an edge.
+    assert ((changed > 0) & (changed < 1)).mean() < 0.05
+    assert (changed > 0.5).mean() == pytest.approx(0.07, abs=0.015)
+    # One blob is larger than a pixel, and does not fill the footprint.
+    size = (changed > 0.5).sum((1, 2))[changed.max((1, 2)) > 0.5]
+    assert np.quantile(size, 0.1) > 8
+    assert size.max() < 0.6 * 32**2
+    again = revisit(ids[:3], plain_ground(3, "trees"))[1]
+    assert np.array_equal(again, changed[:3])
+
+
+def test_what_was_cleared_is_bare_or_built_and_all_else_as_it_was() -> None:
+    ids, changed = places_later(60)
+    for material in ("trees", "soil", "built"):
+        ground = plain_ground(60, material)
+        later, share = revisit(ids, ground)
+        np.testing.assert_allclose(later.cover.sum(1), 1, atol=1e-5)
+        assert later.cover.min() >= 0
+        same = share == 0
+        assert np.array_equal(
+            later.cover.swapaxes(0, 1)[:, same], ground.cover.swapaxes(0, 1)[:, same]
+        )
+        assert np.array_equal(later.slope, ground.slope)
+        # The share that is another material now: all that this material lost.
+        lost = 1 - later.cover[:, MATERIALS.index(material)]
+        np.testing.assert_allclose(share, lost, atol=1e-6)
+        others = [MATERIALS.index(m) for m in ("soil", "built") if m != material]
+        np.testing.assert_allclose(later.cover[:, others].sum(1), lost, atol=1e-6)
+    bare, built = (revisit(ids, plain_ground(60, m))[1] for m in ("soil", "built"))
+    # Bare ground that is laid bare is as it was: what is built over changes there, and only that.
+    np.testing.assert_allclose(bare + built, changed, atol=1e-6)
+    assert not ((bare.max((1, 2)) > 0) & (built.max((1, 2)) > 0)).any()
+    assert bare.any()
+    assert built.any()
+
+
+def test_half_of_the_ground_must_change_by_hand() -> None:
+    """What is 40 % wooded and 60 % bare changes by 40 % if laid bare, and wholly if built over."""
+    ids, changed = places_later(60)
+    ground = plain_ground(60, "trees")
+    ground.cover[:, MATERIALS.index("trees")] = 0.4
+    ground.cover[:, MATERIALS.index("soil")] = 0.6
+    share = revisit(ids, ground)[1]
+    bare = revisit(ids, plain_ground(60, "built"))[1] > 0  # where it is not for buildings
+    whole = changed == 1
+    np.testing.assert_allclose(share[whole & bare], 0.4, atol=1e-6)
+    np.testing.assert_allclose(share[whole & ~bare], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 21, 64])
+def test_clearings_are_as_large_in_every_footprint(size: int) -> None:
+    ids, changed = places_later(300)
+    other = revisit(ids, plain_ground(300, "trees", size))[1]
+    mean = changed.mean((1, 2))
+    np.testing.assert_allclose(other.mean((1, 2)), mean, atol=0.025)
+    assert other.mean() == pytest.approx(mean.mean(), rel=0.05)
+    if size == 64:
+        assert correlation(blocks(other, 2), changed) > 0.99
+
+
+def test_seasons_come_everywhere_and_in_blobs_that_are_no_clearings() -> None:
+    ids, changed = places_later(300)
+    ground = Surface(ids).look(10, 32)
+    later, _ = revisit(ids, ground)
+    for now, then in ((later.moisture, ground.moisture), (later.vigour, ground.vigour)):
+        assert 0 < now.min() < now.max() < 1
+        odds = np.log(now / (1 - now)) - np.log(then / (1 - then))
+        assert np.abs(odds).max() < 3.1
+        assert np.abs(odds).max((1, 2)).min() > 0
+        uneven = np.ptp(odds, axis=(1, 2)) > 0.02
+        assert 0.55 < uneven.mean() < 0.75
+        both = uneven & changed.any((1, 2))
+        alike = [abs(correlation(a, b)) for a, b in zip(odds[both], changed[both], strict=True)]
+        assert np.median(alike) < 0.3
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_a_clearing_is_seen_at_two_dates(source: Synthetic, sensor: str) -> None:
+    items = dense(source, "clearing", sensor, 21)
+    before = items.before
+    assert before is not None
+    known = source.labelled(source.tasks(sensor)[0], 21).samples
+    assert np.array_equal(before.pixels, known.pixels)
+    assert before.ids.tolist() == items.samples.ids.tolist() == known.ids.tolist()
+    assert (before.kind, items.samples.kind) == (known.kind, known.kind)
+    surface = Surface(respell(source._probe_places("train", 60), np.arange(60) % 6))
+    later, changed = revisit(surface.ids, surface.look(SENSORS[sensor].gsd_m, 21))
+    assert np.array_equal(items.target[:60], changed > 0.5)
+    unchanged = items.target.max((1, 2)) == 0
+    assert not items.target[:60][changed.max((1, 2)) == 0].any()
+    assert 0.2 < unchanged.mean() < 0.5
+    # Nothing stays as it was: light, air, noise and season differ where the ground does not.
+    a, b = items.samples.pixels[unchanged], before.pixels[unchanged]
+    assert (np.abs(a - b).mean((2, 3)) > 0).all()
+    assert np.abs(a.mean((1, 2, 3)) - b.mean((1, 2, 3))).min() > 0
+    # Only the ground is another: at the same moment, of the same ground, it is the same picture.
+    look = source._views[sensor].instrument
+    again = look.observe(surface, later, moment=" later")
+    np.testing.assert_allclose(again, items.samples.pixels[:60], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sensor", ["s1", "s2", "naip"])
+def test_a_difference_of_pixels_is_a_hint_and_no_answer(source: Synthetic, sensor: str) -> None:
+    items = dense(source, "clearing", sensor, 32)
+    assert items.before is not None
+    step = np.abs(items.samples.pixels - items.before.pixels)
+    step = (step / step.std((0, 2, 3), keepdims=True)).mean(1)
+    truth = items.target > 0
+    found = [step > limit for limit in np.quantile(step, np.linspace(0.5, 0.99, 50))]
+    best = max((f & truth).sum() / (f | truth).sum() for f in found)
+    assert 2 * truth.mean() < best < 0.6
+
+
+def test_cover_is_asked_of_all_items_and_on_the_same_images() -> None:
+    source = Synthetic(SMALL)
+    cover, landuse = dense(source, "cover", "s1", 8), source.labelled(source.tasks("s1")[0], 8)
+    assert cover.samples is landuse.samples
+    for a, b in zip(cover.folds[0], landuse.folds[0], strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_change_is_asked_of_the_first_items_of_every_part() -> None:
+    name = "clearing"
+    world = Synthetic(replace(SMALL, train=130, val=70, test=170))
+    items = dense(world, name, "naip", 8)
+    for rows, (part, most) in zip(items.folds[0], PAIRS.items(), strict=True):
+        names = [f"synthetic/0/{part}/{i}" for i in range(most)]
+        assert items.samples.ids[rows].tolist() == items.cluster[rows].tolist() == names
+    few = dense(Synthetic(SMALL), name, "naip", 8)
+    for a, b in zip(few.folds[0], items.folds[0], strict=True):
+        assert len(a) == 60
+        assert np.array_equal(few.target[a], items.target[b[:60]])
+        assert np.array_equal(few.samples.pixels[a], items.samples.pixels[b[:60]])
+
+
+def test_the_floors_are_what_a_constant_answer_scores_on_the_founding_five() -> None:
+    source = Synthetic(SyntheticConfig())
+    kinds = {task.metric: task.floor for task in source.tasks("s1")[3:]}
+    places, _, (train, _, test) = source._listed({"train": 300, "val": 100, "test": 300})
+    scores: dict[str, list[float]] = {metric: [] for metric in kinds}
+    for sensor in SENSORS.values():
+        surface = Surface(places[np.concatenate([train, test])])
+        ground = surface.look(sensor.gsd_m, 32)
+        changed = revisit(surface.ids, ground)[1] > 0.5
+        for metric, labels in (("mean_iou", synthetic._most(ground)), ("iou_positive", changed)):
+            counts = (np.bincount(part.astype(int).ravel(), minlength=2)
+                      for part in np.split(labels, [len(train)]))  # fmt: skip
+            scores[metric].append(constant_iou(metric, *counts))
+    for metric, floor in kinds.items():
+        assert np.mean(scores[metric]) == pytest.approx(floor, abs=6e-5)
+        np.testing.assert_allclose(scores[metric], floor, atol=0.01)
+
+
+DENSE_LABELS = {
+    "s1": ([1547, 11018, 17943, 12069, 3503], 2728, 8.423316692),
+    "s2": ([1547, 11018, 17943, 12069, 3503], 2728, 0.618448463),
+    "landsat": ([1427, 10627, 18349, 12170, 3507], 2710, -0.123798006),
+    "naip": ([1632, 11636, 17775, 11977, 3060], 2741, -35.576837735),
+    "modis": ([1072, 9941, 18940, 13079, 3048], 2802, 0.771273051),
+}
+"""Pixels of each cover and cleared ones at 16 px, and later pictures 58 to 61 against a cosine."""
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_dense_labels_are_those_of_this_version(source: Synthetic, sensor: str) -> None:
+    covers, cleared, cosine = DENSE_LABELS[sensor]
+    cover, clearing = (dense(source, name, sensor, 16) for name in ("cover", "clearing"))
+    # A rounding elsewhere may move a pixel or two across the line.
+    np.testing.assert_allclose(np.bincount(cover.target.ravel()), covers, atol=3)
+    assert clearing.target.sum() == pytest.approx(cleared, abs=3)
+    x = clearing.samples.pixels[58:62].astype(np.float64)
+    scale = 1e-5 * np.linalg.norm(x)
+    assert x.ravel() @ np.cos(np.arange(x.size)) == pytest.approx(cosine, abs=scale)
 
 
 # --- controls
@@ -561,10 +803,10 @@ def test_labelled_items_are_those_of_this_version(source: Synthetic, sensor: str
     assert x.ravel() @ np.cos(np.arange(x.size)) == pytest.approx(PROBED[sensor], abs=scale)
 
 
-def test_scores_from_before_there_were_controls_keep_their_names(source: Synthetic) -> None:
+def test_controls_have_no_place_in_the_names_of_scores_without_one(source: Synthetic) -> None:
     fields = {"world": 0, "train": 60, "val": 60, "test": 60}
-    content = {"data": fields, "identity": source.identity, "protocol": 1}
-    assert probe_key("s1", SMALL, source.identity) == f"s1-{fingerprint(content)}"
+    content = {"data": fields, "identity": source.identity, "protocol": 2, "probe": "linear"}
+    assert probe_key("s1", SMALL, source.identity, "linear") == f"s1-{fingerprint(content)}"
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -575,6 +817,8 @@ def test_a_control_leaves_the_target_as_it_is(source: Synthetic, name: str) -> N
         plain, controlled = source.labelled(task, 16), world.labelled(task, 16)
         assert np.array_equal(plain.target, controlled.target)
         assert np.array_equal(plain.samples.pixels, controlled.samples.pixels)
+        if plain.before is not None and controlled.before is not None:
+            assert np.array_equal(plain.before.pixels, controlled.before.pixels)
         assert plain.samples.ids.tolist() == controlled.samples.ids.tolist()
     if name != "help":
         here, there = (pixels(s, "landsat", range(4), 16) for s in (source, world))
@@ -629,6 +873,20 @@ def test_harm_does_not_depend_on_what_covers_the_ground(other: str) -> None:
     assert isinstance(noise, Noise)
     water, trees = (noise.observe(surface, plain_ground(4, m, 16)) for m in ("water", "trees"))
     assert np.array_equal(water, trees)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_what_stands_in_under_a_control_has_dense_tasks_too(name: str) -> None:
+    world = control(name, scarce=3 * (name == "help"))
+    cover, clearing = (dense(world, task, "s1", 9) for task in ("cover", "clearing"))
+    bands = S1.bands if name == "harm" else LANDSAT.bands
+    assert clearing.before is not None
+    assert clearing.samples.bands == clearing.before.bands == bands
+    assert np.array_equal(clearing.before.pixels, cover.samples.pixels)
+    # Even noise is drawn anew for another moment.
+    assert not np.isclose(clearing.samples.pixels, clearing.before.pixels).all((1, 2, 3)).any()
+    if name != "harm":  # the same land on the same grid as the target's
+        assert np.array_equal(cover.target, dense(world, "cover", "landsat", 9).target)
 
 
 def test_help_leaves_the_target_scarce_and_the_others_plenty() -> None:
@@ -686,8 +944,16 @@ def test_every_sensor_of_the_catalog_looks_at_the_world(zoo: Synthetic, sensor: 
     assert np.isfinite(x).all()
     assert contradiction(sensor.bands, x.mean((0, 2, 3)).tolist()) is None
     assert (x.std((0, 2, 3)) > 0).all()
-    assert [task.sensor for task in zoo.tasks(sensor.name)] == [sensor.name] * 3
+    assert [task.sensor for task in zoo.tasks(sensor.name)] == [sensor.name] * 5
     assert zoo.places(sensor.name) == zoo.places("s1")
+
+
+@pytest.mark.parametrize("sensor", CATALOG)
+def test_every_sensor_of_the_catalog_has_dense_tasks(zoo: Synthetic, sensor: str) -> None:
+    cover, clearing = (dense(zoo, name, sensor, 9) for name in ("cover", "clearing"))
+    assert len(np.bincount(cover.target.ravel())) == len(COVERS)
+    assert 0.03 < clearing.target.mean() < 0.12
+    assert np.isfinite(clearing.samples.pixels).all()
 
 
 def test_sensors_are_chosen_by_name_in_the_order_of_the_catalog(zoo: Synthetic) -> None:
@@ -1052,7 +1318,7 @@ def test_tasks_are_about_as_hard_whatever_is_shared() -> None:
     for i, shared in enumerate((1.0, 0.0)):
         source = Synthetic(SyntheticConfig(train=400, val=60, test=200, shared=shared))
         for j, sensor in enumerate(("s1", "landsat", "modis")):
-            landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+            landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor)[:3])
             x = landuse.samples.pixels.astype(np.float64)
             features = np.concatenate([x.mean((2, 3)), np.log(x.std((2, 3))), rings(x)], axis=1)
             scores[i, j] = (
@@ -1067,14 +1333,23 @@ def test_tasks_are_about_as_hard_whatever_is_shared() -> None:
 def test_labels_are_those_of_the_land_as_the_sensor_has_it() -> None:
     source = world_of(0.0)
     for sensor in ("s1", "s2"):
-        landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor))
+        landuse, _, canopy = (source.labelled(task, 32) for task in source.tasks(sensor)[:3])
         places = respell(source._probe_places("train", 6), np.arange(6))
         surface = source._views[sensor].surface(places)
         assert landuse.target[:6].tolist() == surface.landuse[:, STRONG[0]].tolist()
         cover = surface.look(10, 32).cover[:, MATERIALS.index("trees")].mean((1, 2))
         np.testing.assert_allclose(canopy.target[:6], cover, rtol=1e-5)
+        covers = synthetic._most(surface.look(10, 32))
+        assert np.array_equal(dense(source, "cover", sensor, 32).target[:6], covers)
     one, other = (source.labelled(source.tasks(s)[0], 32).target for s in ("s1", "s2"))
     assert (one == other).mean() < 0.3
+    one, other = (dense(source, "cover", s, 32).target for s in ("s1", "s2"))
+    assert (one == other).mean() < 0.5
+    for sensor in ("s1", "s2"):
+        items = dense(source, "clearing", sensor, 32)
+        assert items.before is not None
+        known = source.labelled(source.tasks(sensor)[0], 32).samples
+        assert np.array_equal(items.before.pixels, known.pixels)
 
 
 @pytest.mark.parametrize("name", ["alias", "harm"])

@@ -1,5 +1,7 @@
 """Metrics, features and the linear probe against oracles and planted answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
 
 from gfmsum.data.sample import Labelled, Samples
-from gfmsum.probe.features import band_means, band_statistics
+from gfmsum.probe.features import BandMeans, BandStatistics, Grid
 from gfmsum.probe.fit import LIMITS, linear, probe, search
 from gfmsum.probe.tasks import measure
 from gfmsum.records import Task
@@ -90,13 +92,42 @@ def test_a_class_absent_from_training_is_never_predicted_and_stays_finite() -> N
     assert np.isfinite(found.logits).all()
 
 
-def test_bad_features_and_labels_are_refused() -> None:
+class Given:
+    """Features as they are given."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def pooled(self, samples: Samples, train: np.ndarray) -> np.ndarray:
+        return self.rows
+
+    def grid(self, samples: Samples, train: np.ndarray) -> Grid:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("how", ["linear", "knn"])
+def test_bad_features_and_labels_are_refused(how: str) -> None:
     features, labels, _ = planted()
+    some = items(CLASSES)
     with pytest.raises(ValueError, match="hold one class"):
-        linear(features, np.zeros(300, dtype=int), FOLDS, CLASSES)
+        probe(Given(features), replace(some, target=np.zeros(300, dtype=int)), how)
+    with pytest.raises(ValueError, match="labels go from 0 to 7, and there are 3 classes"):
+        probe(Given(features), replace(some, target=np.where(labels == 2, 7, labels)), how)
     features[5, 2] = np.nan
     with pytest.raises(ValueError, match="1 of 300 items have features that are not finite"):
-        linear(features, labels, FOLDS, CLASSES)
+        probe(Given(features), some, how)
+    values = np.full(300, np.nan)
+    with pytest.raises(ValueError, match="300 targets are not finite"):
+        probe(Given(features), replace(some, task=VALUES, target=values), how)
+
+
+def test_a_probe_that_does_not_exist_or_fit_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ValueError, match="unknown probe 'knm'.*knn"):
+        probe(BandMeans(), items(CLASSES), "knm")
+    with pytest.raises(ValueError, match="probe=layers is not for classification.*linear, knn"):
+        probe(BandMeans(), items(CLASSES), "layers")
+    with pytest.raises(ValueError, match="nothing to tune"):
+        probe(BandMeans(), items(CLASSES), "finetune")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +136,11 @@ def test_bad_features_and_labels_are_refused() -> None:
 def test_the_grid_grows_until_its_edge_no_longer_wins(best: float, edge: bool) -> None:
     tried = []
 
-    def fit(exponent: float) -> tuple[np.ndarray, float]:
-        tried.append(exponent)
-        return np.array([[exponent]]), abs(exponent - best)
+    def fits(exponents: list[float]) -> list[tuple[np.ndarray, float]]:
+        tried.extend(exponents)
+        return [(np.array([[e]]), abs(e - best)) for e in exponents]
 
-    outputs, strength, at_edge = search(fit)
+    outputs, strength, at_edge = search(fits)
     assert outputs[0, 0] == min(best, LIMITS[1])
     assert strength == pytest.approx(10.0 ** min(best, LIMITS[1]))
     assert at_edge is edge
@@ -127,7 +158,7 @@ def items(task: Task, folds: tuple = (FOLDS,)) -> Labelled:
 
 
 def test_a_score_is_the_mean_of_its_items_in_utility() -> None:
-    score, frame = probe(band_means, items(CLASSES))
+    score, frame = probe(BandMeans(), items(CLASSES))
     assert score.n_test == len(frame) == 120
     assert frame["contribution"].mean() == pytest.approx(score.utility)
     assert score.utility == pytest.approx((score.value - 1 / 3) / (2 / 3))
@@ -142,7 +173,7 @@ def test_cross_validation_answers_for_every_item_once() -> None:
          parts[(i + 1) % 5], parts[i])
         for i in range(5)
     )  # fmt: skip
-    score, frame = probe(band_means, items(CLASSES, folds))
+    score, frame = probe(BandMeans(), items(CLASSES, folds))
     assert sorted(frame["item"]) == sorted(f"i{k}" for k in range(300))
     assert score.n_test == 300
 
@@ -151,7 +182,7 @@ def test_baselines_by_hand() -> None:
     pixels = np.arange(32, dtype=np.float32).reshape(1, 2, 4, 4)
     samples = Samples("s1", S1.bands, 10.0, pixels, np.array(["a"]))
     none = np.arange(1)
-    np.testing.assert_allclose(band_means(samples, none), [[7.5, 23.5]])
+    np.testing.assert_allclose(BandMeans().pooled(samples, none), [[7.5, 23.5]])
     first = np.arange(16)
     want = [first.mean(), first.std(), np.percentile(first, 10), np.percentile(first, 90)]
-    np.testing.assert_allclose(band_statistics(samples, none)[0, ::2], want)
+    np.testing.assert_allclose(BandStatistics().pooled(samples, none)[0, ::2], want)

@@ -23,7 +23,8 @@ check reads everything below ROOT, a folder with an index.json (data=local, cut 
 or a packed store, and prints one line for each problem. One that says "warning" is read all the same.
 What an index.json may hold: python -m gfmsum.data check --help
 
-A store (schema 1) is a folder of plain arrays:
+A store (schema 2; stores of schema 1, which had no dense tasks, are read too) is a folder of plain
+arrays:
 
   manifest.json               what there is, written last, sealed with its own SHA-256
   pretraining/SENSOR/K/       block K of a sensor: samples of one kind
@@ -33,8 +34,10 @@ A store (schema 1) is a folder of plain arrays:
     lonlat.npy                float64 (n, 2) degrees, NaN where unknown; missing if none is known
     dates.npy                 10 bytes each (n,): 2020-07-15, empty where unknown; likewise
   items/K/                    labelled images, in the same files; several tasks may share them
-  tasks/K/                    target.npy (n,), cluster.npy and cluster-text.npy (n,) as ids,
-                              folds.npy: rows that train, validate and test, fold after fold
+  tasks/K/                    target.npy: int64 class or float64 value (n,), or for every pixel
+                              uint8 class (n, h, w), 255 where unknown; cluster.npy and
+                              cluster-text.npy (n,) as ids; folds.npy: rows that train, validate
+                              and test, fold after fold
 
   Fields of manifest.json: schema, format, size_px, leakage_km, settings (of pack), source (identity)
   and caveats (of what was packed), sensors, items, tasks, files (bytes and sha256 of each), seal.
@@ -45,7 +48,8 @@ A store (schema 1) is a folder of plain arrays:
   blocks: block (K), bands, gsd_m, rows, height, width, dtype, scale, offset, text_bytes, lonlat,
   dates, chunks (rows of each), statistics (mean, deviation, min and max of each band). Items are
   like blocks. A task has task (name, sensor, kind, metric, floor, ceiling, classes, caveat,
-  clustered), items (K), target (dtype), text_bytes, folds (train, val and test items of each).
+  clustered), items (K), before (K of the same places earlier, for a task of change, else null),
+  target (dtype), text_bytes, folds (train, val and test items of each).
 
 Exit codes: 0 if all is well, 1 if check found problems, 2 for words that cannot be used or data that
 cannot be packed.

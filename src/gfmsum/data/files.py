@@ -180,7 +180,7 @@ class Files:
     def shape(self, images: Images) -> Shape:
         """(n, c, h, w) of images, once their file was held against the index."""
         head, path = self._head(images), images.path
-        what = f"array {images.key!r}" if images.key else "the raster"
+        what = _what(images)
         if len(head.shape) != (4 if images.key else 3) or head.dtype.kind not in "iuf":
             raise self.error(
                 path,
@@ -250,8 +250,25 @@ class Files:
         if wrong := contradiction(images.bands, means):
             raise self.error(
                 images.path,
-                f"{wrong}; correct unit, scale={images.scale:g} or offset={images.offset:g} in "
-                "index.json",
+                f"{wrong}; correct unit, scale={images.scale:g} or offset={images.offset:g} of "
+                f"{_what(images)} in index.json",
+            )
+
+    def check_grid(self, raster: Images, scene: Images) -> None:
+        """Refuse a raster that is not of whole numbers on the very pixels of a scene."""
+        self.shape(raster)
+        dtype = self._head(raster).dtype
+        if dtype.kind not in WHOLES.kinds:
+            raise self.error(
+                raster.path,
+                f"the raster is {dtype}; labels must be {WHOLES.says}, correct the file",
+            )
+        (shape, crs, grid), (wanted, its_crs, its_grid) = map(self._grid, (raster, scene))
+        if shape != wanted or crs != its_crs or not grid.almost_equals(its_grid):
+            raise self.error(
+                raster.path,
+                f"its grid of {shape[0]}x{shape[1]} px is not that of {scene.path}, {wanted[0]}x{wanted[1]} "
+                "px; size, CRS and transform must agree, warp it to the scene's",
             )
 
     # Where and when.
@@ -312,6 +329,11 @@ class Files:
         return np.full(len(corners), np.datetime64(images.date), "datetime64[D]")
 
     # What is in the files.
+
+    def _grid(self, images: Images) -> tuple[tuple[int, int], Any, Any]:
+        """Height and width, CRS and transform of a scene."""
+        with self._open(images.path) as scene:
+            return scene.shape, scene.crs, scene.transform
 
     def _lonlat(self, images: Images, row: Floats, col: Floats) -> Floats:
         """Of pixels of a scene that has a place, (n, 2)."""
@@ -398,6 +420,10 @@ class Files:
         except Exception as broken:  # broken bytes make decoders raise nearly anything
             problem = f"cannot be read ({one_line(broken)}); it must be whole, fetch it again"
             raise self.error(path, problem) from None
+
+
+def _what(images: Images) -> str:
+    return f"array {images.key!r}" if images.key else "the raster"
 
 
 def one_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -29,10 +29,12 @@ from gfmsum.sensors import Band, Sensor, Unit, unknown
 SCHEMA = 1
 MULTIPLE_PX = 4  # labelled images keep their size, cropped to a multiple of this
 
-METRICS = MappingProxyType(
-    {"accuracy": "classification", "balanced_accuracy": "classification", "r2": "regression"}
+DENSE = "segmentation", "change_segmentation"
+KINDS = MappingProxyType(
+    {"classification": ("accuracy", "balanced_accuracy"), "regression": ("r2",)}
+    | dict.fromkeys(DENSE, ("mean_iou", "iou_positive"))
 )
-"""The metrics that have a probe, and the kind of task each belongs to."""
+"""The kinds of tasks that have a probe, with their metrics; DENSE are those with a label per pixel."""
 
 EXAMPLE = """\
 {
@@ -83,6 +85,10 @@ EXAMPLE = """\
 """
 """A whole index: one scene to pretrain on, one task with images of its own, one sensor of the user's."""
 
+METRICS_HELP = f"\n{'':16}".join(
+    f"{' or '.join(metrics)} for {kind}" for kind, metrics in KINDS.items()
+)
+
 SCHEMA_HELP = f"""\
 index.json: what a folder of your own pixels holds
 
@@ -119,16 +125,26 @@ A file to pretrain on
 
 A task
   name          text: letters, digits, _ - and . only; no two tasks share one
-  kind          "classification" or "regression"; other kinds are held back from pretraining and not probed
-  metric        {", ".join(METRICS)}
+  kind          "classification" or "regression"; "segmentation", with a label for each pixel; or
+                "change_segmentation", which also has images of the same items before the change. Other
+                kinds are held back from pretraining and not probed
+  metric        {METRICS_HELP}
+                (iou_positive is the IoU of the second of two classes)
   path          text: a .npz with one row per item
   sensor, bands, unit, scale, offset, shape, dtype, date: as above
   gsd_m, nodata (optional) as above; those of the same file in pretrain, else the sensor's grid and none
   images        (optional) text: array (n, c, h, w) in the .npz; "images" if left out
   scene, windows, patch_px: instead of images: path of a GeoTIFF; array (n, 2) in the .npz of upper left
-                rows and columns in it; side of an item in pixels
-  target        text: array (n,) of class numbers from 0, or of values
-  classes       for classification: the classes' names, a list or the name of an array in the .npz
+                rows and columns in it; side of an item in pixels. Not for change_segmentation
+  images_before for change_segmentation: text: another array like images in the .npz: the same items
+                earlier, in the same bands, unit, scale and offset
+  target        text: array (n,) of class numbers from 0, or of values; of a segmentation or
+                change_segmentation (n, h, w) of class numbers, one for each pixel of the items
+  target_raster (optional) for a segmentation with windows, instead of target: path of a GeoTIFF of one
+                band with the class number of each pixel of the scene, on the same grid
+  ignore        (optional) for the same two kinds: whole number in target that means no label. No number
+                means it by itself, not even 255
+  classes       for all but regression: the classes' names, a list or the name of an array in the .npz
   split         object: {{"by": "array", "key": ARRAY}}, an array (n,) of train, val and test; or
                 {{"by": "kfold", "k": 5, "stratified": true}}: each fold is test once, the next one val
   keep          (optional) object {{array: {{"in": [values]}}, array: {{"min": number, "max": number}}}}:
@@ -215,7 +231,10 @@ class Labels:
     images: Images
     windows: str | None  # array (n, 2) of upper left rows and columns in the scene
     window_px: int  # 0 without windows
-    target: str
+    before: Images | None  # the same items earlier
+    target: str  # array in the .npz, empty if the labels are in a raster
+    raster: Images | None  # labels of the scene's pixels
+    ignore: int | None  # number in a dense target that means no label
     classes: str | tuple[str, ...]  # an array in the .npz, or the names themselves
     keep: Mapping[str, Mapping[str, Any]]  # array -> rule in KEEP -> its value
     folds: int | None  # None: the array ``split`` says train, val or test
@@ -229,7 +248,12 @@ class Labels:
 
     @property
     def probed(self) -> bool:
-        return self.kind in METRICS.values()
+        return self.kind in KINDS
+
+    @property
+    def dense(self) -> bool:
+        """Whether every pixel has a label."""
+        return self.kind in DENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +331,7 @@ NAME = Rule(
 DAY = Rule("a day like 2020-07-15", _day, str, "")
 FLAG = Rule("true or false", lambda v: isinstance(v, bool), bool, False)
 NUMBER = Rule("a finite number", _number, float, 0.0)
+WHOLE = Rule("a whole number", _whole, int, 0)
 METRES = Rule(
     "a number from 0.001 to 1000000", lambda v: _number(v) and 1e-3 <= v <= 1e6, float, 1.0
 )
@@ -490,7 +515,8 @@ def survey(folder: str) -> tuple[Index | None, list[str]]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         top.fault(f"two tasks are called {name!r}; names must differ, rename one")
     used = {images.path for images in pretrain.values()}
-    used |= {path for labels in tasks.values() for path in (labels.path, labels.images.path)}
+    for labels in tasks.values():
+        used |= {labels.path, labels.images.path, *([labels.raster.path] if labels.raster else ())}
     identity = {
         "source": "local",
         "index": hashlib.sha256(raw).hexdigest(),
@@ -595,15 +621,25 @@ def _labels(entry: _Entry, known: Mapping[str, Sensor], pretrain: Iterable[Image
     if name := entry.get("name", NAME):
         entry.where += f" {name!r}"
     kind, path = entry.get("kind", TEXT), entry.path("path")
-    probed, classified = kind in METRICS.values(), kind == "classification"
-    metric = entry.choice("metric", METRICS) if probed else entry.get("metric", TEXT)
-    if probed and metric and METRICS[metric] != kind:
-        entry.wrong("metric", f"one for {kind}, {metric} is for {METRICS[metric]}")
-    windowed = entry.given("scene")
+    known_metrics = dict.fromkeys(metric for metrics in KINDS.values() for metric in metrics)
+    metric = entry.choice("metric", known_metrics) if kind in KINDS else entry.get("metric", TEXT)
+    if kind in KINDS and metric and metric not in KINDS[kind]:
+        entry.wrong("metric", f"one for {kind}: {' or '.join(KINDS[kind])}")
+    windowed, changed = entry.given("scene"), kind == "change_segmentation"
     scene = entry.path("scene") if windowed else ""
-    for key, file, stack in (("path", path, True), ("scene", scene, False)):
+    mapped = kind == "segmentation" and windowed and entry.given("target_raster")
+    raster = entry.path("target_raster") if mapped else ""
+    for key, file, stack in (
+        ("path", path, True),
+        ("scene", scene, False),
+        ("target_raster", raster, False),
+    ):
         if file and file.endswith(".npz") != stack:
             entry.wrong(key, "a .npz" if stack else "a GeoTIFF")
+    if changed and windowed:
+        entry.wrong(
+            "scene", "left out: change_segmentation reads images and images_before of the .npz"
+        )
     # A task's pixel size, nodata and date, where it does not say, are those of the same file above.
     twin = next((images for images in pretrain if images.path == (scene or path)), None)
     images = _images(
@@ -614,6 +650,10 @@ def _labels(entry: _Entry, known: Mapping[str, Sensor], pretrain: Iterable[Image
         entry.maybe("gsd_m", METRES, twin.gsd_m if twin else None),
         twin,
     )
+    bands = images.bands[:1]  # a label raster has one
+    before = entry.get("images_before", TEXT) if changed else ""
+    if before and before == images.key:
+        entry.wrong("images_before", f"another array than {before!r}, which is after the change")
     if entry.given("rows"):
         entry.wrong("rows", "left out: it is for pretraining, a task chooses its rows by keep")
     split = entry.child("split")
@@ -627,7 +667,7 @@ def _labels(entry: _Entry, known: Mapping[str, Sensor], pretrain: Iterable[Image
             else:
                 rules.fault(unknown("rule", rule, KEEP))
     classes: str | tuple[str, ...] = ()
-    if classified:
+    if kind in KINDS and kind != "regression":
         named = isinstance(entry.fields.get("classes"), list)
         classes = entry.get("classes", TEXTS) if named else entry.get("classes", TEXT)
     return Labels(
@@ -638,11 +678,18 @@ def _labels(entry: _Entry, known: Mapping[str, Sensor], pretrain: Iterable[Image
         images=images,
         window_px=entry.get("patch_px", WINDOW) if windowed else 0,
         windows=entry.get("windows", TEXT) if windowed else None,
-        target=entry.get("target", TEXT),
+        before=replace(images, key=before) if before else None,
+        target="" if mapped else entry.get("target", TEXT),
+        raster=replace(images, path=raster, bands=bands, shape=None, dtype=None)
+        if raster
+        else None,
+        ignore=entry.maybe("ignore", WHOLE, None) if kind in DENSE else None,
         classes=classes,
         keep=keep,
         folds=split.get("k", FOLDS) if split and by == "kfold" else None,
-        stratified=split is not None and split.maybe("stratified", FLAG, False) and classified,
+        stratified=split is not None
+        and split.maybe("stratified", FLAG, False)
+        and kind == "classification",
         split=split.get("key", TEXT) if split and by == "array" else "",
         cluster=entry.maybe("cluster", TEXT, None),
         floor=entry.maybe("floor", NUMBER, None),

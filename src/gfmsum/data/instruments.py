@@ -313,17 +313,22 @@ class _Scene:
 
     Args:
         places: (n,) location numbers.
-        sensor: whose name makes the moment.
+        sensor: whose name, with that of the moment, draws the numbers.
         grain: of each part: whether it is a radar's, and the shape (bands, h, w) of its speckle or noise.
+        moment: of the sensor's, empty for the first.
     """
 
     def __init__(
-        self, places: Ids, sensor: Sensor, grain: Sequence[tuple[bool, tuple[int, int, int]]]
+        self,
+        places: Ids,
+        sensor: Sensor,
+        grain: Sequence[tuple[bool, tuple[int, int, int]]],
+        moment: str,
     ) -> None:
         uniform = np.empty((len(places), 6 + len(sensor.bands)), np.float32)
         # Multiplicative of mean one, or additive of mean zero and variance one.
         self.grain = [np.empty((len(places), *shape), np.float32) for _, shape in grain]
-        for i, rng in enumerate(draws(places, sensor.name)):
+        for i, rng in enumerate(draws(places, sensor.name + moment)):
             rng.random(out=uniform[i], dtype=np.float32)
             for (radar, _), out in zip(grain, self.grain, strict=True):
                 if radar:
@@ -364,12 +369,13 @@ class Instrument:
         self._lean = np.array([_lean(band) for band in sensor.bands], np.float32)
         self._depth = np.array([_vapour(band) for band in sensor.bands], np.float32)
 
-    def observe(self, surface: Surface, ground: Ground) -> Floats:
+    def observe(self, surface: Surface, ground: Ground, moment: str = "") -> Floats:
         """What the sensor delivers.
 
         Args:
             surface: n locations.
             ground: what covers their pixels, h = w, on the sensor's grid.
+            moment: another one has another light, other air, speckle and noise.
 
         Returns:
             float32 (n, c, h, w) in the bands' units.
@@ -383,6 +389,7 @@ class Instrument:
                 (part.radar, (len(part.bands), len(share), len(share)))
                 for part, (share, _) in zip(self._parts, grids, strict=True)
             ],
+            moment,
         )
         light = _shares(surface, ground, scene.shading(ground.slope))
         out = np.empty((len(surface.ids), len(self.sensor.bands), side, side), np.float32)
@@ -449,11 +456,11 @@ def _stretch(value: Floats) -> Floats:
 class Noise(Instrument):
     """A sensor that looks at nothing: every value is uniform and independent of all others."""
 
-    def observe(self, surface: Surface, ground: Ground) -> Floats:
+    def observe(self, surface: Surface, ground: Ground, moment: str = "") -> Floats:
         """float32 (n, c, h, w) in the bands' units, of which only the shape is the ground's."""
         bands, side = self.sensor.bands, ground.cover.shape[-1]
         out = np.empty((len(surface.ids), len(bands), side, side), np.float32)
-        name = f"{self.sensor.name} noise"
+        name = f"{self.sensor.name}{moment} noise"
         for row, rng in zip(out, draws(surface.ids, name), strict=True):
             rng.random(out=row, dtype=np.float32)
         low, high = np.array([RANGE[band.unit] for band in bands], np.float32).T[..., None, None]

@@ -297,7 +297,7 @@ class Local:
         return [images for images in self._index.pretrain if images.sensor.name == sensor]
 
     def unsupported(self, sensor: str) -> list[tuple[str, str]]:
-        """Names and kinds of the sensor's tasks that no probe can score."""
+        """Names and kinds of the sensor's tasks of a kind that no probe can score, like detection."""
         return [(rows.labels.name, rows.labels.kind) for rows in self._rows_of(sensor, False)]
 
     def _rows_of(self, sensor: str, probed: bool) -> list[Rows]:
@@ -343,15 +343,19 @@ class Local:
     # Tasks.
 
     def tasks(self, sensor: str) -> list[Task]:
-        """The sensor's classification and regression tasks, without pixels.
+        """The sensor's tasks, without pixels.
 
         Where the index gives no ``floor``, it comes from the labels alone: the test accuracy of the
-        training majority class, one over the number of classes for balanced accuracy, 0 for r2.
+        training majority class, one over the number of classes for balanced accuracy, 0 for r2, and of
+        masks what :func:`gfmsum.data.sample.constant_iou` makes of the pixels in all folds.
         """
         return [rows.task for rows in self._rows_of(sensor, True)]
 
     def labelled(self, task: Task, size_px: int) -> Labelled:
         """The task's items at their own size, cropped at the centre to a multiple of MULTIPLE_PX.
+
+        Masks are cropped alike. Their classes are all that the index names, whether or not a kept item
+        shows them; those of a classification are the ones that the ``keep`` filter left.
 
         ``size_px`` does not matter: encoders take images of any size, and cutting them down would
         change the question. Clusters are what the index says: values of an array (an item without a

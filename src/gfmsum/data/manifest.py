@@ -1,4 +1,4 @@
-"""What the manifest of a packed store says (schema 1), checked field by field.
+"""What the manifest of a packed store says (schema 2), checked field by field.
 
 It names every array with its type and shape, every sensor and band in full, and every file with its size
 and checksum; where a file lies follows from what it holds, so that no path in a manifest leads anywhere.
@@ -22,7 +22,8 @@ from gfmsum.data.sample import Kind
 from gfmsum.records import Task
 from gfmsum.sensors import Band, Sensor, Unit
 
-SCHEMA = 1
+SCHEMA = 2
+READ = (1, SCHEMA)  # schema 1 is the same without dense tasks
 MANIFEST, JOURNAL = "manifest.json", "packing.json"
 AGAIN = "fetch the file again, or pack the store anew"
 
@@ -146,6 +147,7 @@ class Labels:
     folder: str
     task: Task
     items: Stack
+    before: Stack | None  # the same items earlier, if the task asks for change
     target: str
     text_bytes: int  # of all clusters
     folds: tuple[tuple[int, int, int], ...]  # train, val and test items
@@ -154,7 +156,7 @@ class Labels:
     def arrays(self) -> dict[str, tuple[str, Shape]]:
         n = self.items.rows
         found: dict[str, tuple[str, Shape]] = {
-            "target": (self.target, (n,)),
+            "target": (self.target, (n, *self.items.side) if self.task.dense else (n,)),
             "cluster": ("<i8", (n,)),
             "cluster-text": ("|u1", (self.text_bytes,)),
             "folds": ("<i8", (sum(map(sum, self.folds)),)),
@@ -215,7 +217,7 @@ def read_manifest(raw: bytes, where: str) -> Manifest:
         fields = json.loads(raw)
         if not isinstance(fields, dict):
             raise TypeError(f"it is a {type(fields).__name__}")
-        if fields.get("schema") != SCHEMA:
+        if fields.get("schema") not in READ:
             raise ValueError(f"schema is {fields.get('schema')!r:.20}, not {SCHEMA}")
         if fields.get("seal") != seal(fields):
             raise ValueError("its seal is broken, so it was altered or cut off")
@@ -386,11 +388,30 @@ def _labels(fields: Mapping[str, Any], folder: str, items: Sequence[Stack]) -> L
         train, val, test = one
         return whole(train), whole(val), whole(test)
 
-    target, which = _take(fields, "target", str), _take(fields, "items", int)
-    folds = _each(fields, "folds", fold)
-    if target not in ("<i8", "<f8") or which >= len(items) or not folds:
+    def images(key: str) -> Stack:
+        which = _take(fields, key, int)
+        if which >= len(items):
+            raise ValueError(f"task {task.name} has {key} {which} of {len(items)}")
+        return items[which]
+
+    target, folds = _take(fields, "target", str), _each(fields, "folds", fold)
+    if target not in (("|u1",) if task.dense else ("<i8", "<f8")) or not folds:
         raise ValueError(
-            f"task {task.name} has target {target}, items {which} and {len(folds)} folds"
+            f"task {task.name} ({task.kind}) has target {target} and {len(folds)} folds"
+        )
+    after = images("items")
+    before = None if fields.get("before") is None else images("before")
+    if (before is not None) != (task.kind == "change_segmentation"):
+        raise ValueError(
+            f"task {task.name}: change_segmentation, and nothing else, has images before"
+        )
+    if before is not None and _grid(before) != _grid(after):
+        raise ValueError(
+            f"task {task.name}: images before and after differ in number, bands or size"
         )
     text_bytes = _take(fields, "text_bytes", int)
-    return Labels(folder, task, items[which], target, text_bytes, folds)
+    return Labels(folder, task, after, before, target, text_bytes, folds)
+
+
+def _grid(stack: Stack) -> tuple[Kind, int, tuple[int, int]]:
+    return stack.kind, stack.rows, stack.side

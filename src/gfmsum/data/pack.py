@@ -231,8 +231,8 @@ class _Packing:
                 done = np.array(self.journal["tasks"][k]["held"], np.float64)
             else:
                 labelled = self.source.labelled(task, self.order.size_px)
-                done = _held(labelled)
                 entry = self._task(k, labelled)
+                done = _held(labelled)
                 self.journal["tasks"].append(entry | {"held": done.tolist()})
                 _keep(self.out, self.journal)
             places.append(done.reshape(-1, 2))
@@ -242,18 +242,31 @@ class _Packing:
 
     def _task(self, k: int, labelled: Labelled) -> Fields:
         task, folder, n = labelled.task, self.out / "tasks" / str(k), len(labelled.samples)
-        target = np.asarray(labelled.target)
-        target = target.astype("<i8" if target.dtype.kind in "iub" else "<f8")
+        target, before = np.asarray(labelled.target), labelled.before
+        if not task.dense:
+            target = target.astype("<i8" if target.dtype.kind in "iub" else "<f8")
+        elif target.dtype != np.uint8:
+            raise ValueError(f"task {task.name} gives targets of {target.dtype}, not uint8")
+        if before is not None and (
+            before.kind != labelled.samples.kind
+            or not np.array_equal(before.ids, labelled.samples.ids)
+        ):
+            raise ValueError(
+                f"task {task.name}: pixels before have other bands, grid or ids than those after; "
+                "correct the source"
+            )
         folds = [[np.asarray(part, np.int64) for part in fold] for fold in labelled.folds]
         rows = np.concatenate([part for fold in folds for part in fold])
-        if len(target) != n or len(labelled.cluster) != n or not ((rows >= 0) & (rows < n)).all():
+        if not ((rows >= 0) & (rows < n)).all():
             raise ValueError(
-                f"task {task.name}: {n} items, {len(target)} targets, {len(labelled.cluster)} clusters "
-                "and folds do not fit; correct the source"
+                f"task {task.name}: folds name items beyond the {n} that there are; correct the source"
             )
         entry = {
             "task": plain(task),
             "items": self._items(checked(labelled.samples, f"task {task.name}")),
+            "before": None
+            if before is None
+            else self._items(checked(before, f"task {task.name}, before")),
             "target": target.dtype.str,
             "text_bytes": texts(folder / "cluster", 0, 0, labelled.cluster),
             "folds": [[len(part) for part in fold] for fold in folds],

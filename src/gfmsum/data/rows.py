@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,16 @@ from gfmsum.data.files import (
     one_line,
 )
 from gfmsum.data.index import KEEP, MULTIPLE_PX, Images, Labels, Refused, attempt
-from gfmsum.data.sample import Labelled, Samples
+from gfmsum.data.sample import UNLABELLED, Labelled, Samples, constant_iou
 from gfmsum.records import Task
 
 BLOCK_ITEMS = 8  # side of a spatial cluster, in items
 BLOCK_MIN_M = 1_000.0  # and at least this, metres
 FOLD_SEED = 0
 PARTS = ("train", "val", "test")
+
+# Of some rows: targets, the names of their classes, how often each row shows each (n, classes).
+type _Target = tuple[NDArray[Any], tuple[str, ...], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,13 @@ class _Items:
     rows: Ints
     target: NDArray[Any]
     classes: tuple[str, ...]
+    shown: NDArray[Any]  # (n, classes): how often each shows each class
     folds: tuple[tuple[Ints, Ints, Ints], ...]
+
+    def counts(self, part: str) -> Ints:
+        """How often the items of one of PARTS show each class, over all folds: (classes,)."""
+        rows = [fold[PARTS.index(part)] for fold in self.folds]
+        return np.sum([self.shown[some].sum(axis=0) for some in rows], axis=0, dtype=np.int64)
 
 
 class Rows:
@@ -111,50 +120,77 @@ class Rows:
         )
 
     def labelled(self, task: Task) -> Labelled:
-        """The items, cropped at the centre to a multiple of MULTIPLE_PX.
+        """The items, cropped at the centre to a multiple of MULTIPLE_PX, images and masks alike.
 
         Raises:
             ValueError: if one holds nodata or a value that is not finite, or their values contradict
-                the unit.
+                the unit; and if images before the change have another shape than those after it.
         """
         labels, items, images = self.labels, self._items, self.labels.images
-        pixels, corners = self._pixels(items.rows)
-        days = self._files.days(images, corners)
+        days = self._files.days(images, self._origins[items.rows])
         samples = Samples(
             images.sensor.name,
             images.bands,
             images.gsd_m,
-            pixels,
+            self._pixels(images),
             np.array([f"{labels.path}#{row}" for row in items.rows], np.str_),
             None if self._ground is None else self._ground.lonlat[items.rows],
             None if days is None else np.datetime_as_string(days),
         )
-        return Labelled(task, samples, items.target, self._clusters[items.rows], items.folds)
+        before = None
+        if labels.before is not None:  # nobody says on which day
+            before = replace(samples, pixels=self._pixels(labels.before), dates=None)
+        clusters = self._clusters[items.rows]
+        return Labelled(task, samples, items.target, clusters, items.folds, before)
 
-    def _pixels(self, rows: Ints) -> tuple[NDArray[np.float32], Ints]:
-        """Values (n, c, h, w) of some rows, and the corners (image, row, column) they were cut at."""
-        labels, images = self.labels, self.labels.images
-        n, _, *sides = self._files.shape(images)
-        own = [labels.window_px] * 2 if labels.windows else sides
-        over = np.array(own) % MULTIPLE_PX
-        height, width = (np.array(own) - over).tolist()
-        if not height or not width:
-            raise self._files.error(
-                images.path,
-                f"images are {own[0]}x{own[1]} px, a task's must be {MULTIPLE_PX} px at least; drop the "
-                "task",
-            )
-        corners = self._corners(n, sides)[rows] + [0, *over // 2]
+    def _pixels(self, images: Images) -> NDArray[np.float32]:
+        """Values (n, c, h, w) of the items, after or before."""
+        labels, rows, (down, right) = self.labels, self._items.rows, self._middle
+        if images is labels.before:
+            self._check_before(images)
+        corners = self._origins[rows] + [0, down.start, right.start]
+        height, width = down.stop - down.start, right.stop - right.start
         pixels, lacking = images.values(self._files.cut(images, corners, height, width))
         bad = rows[lacking.any(axis=(1, 2, 3))]
         if bad.size:
             more = f" (and {bad.size - 1} more rows)" if bad.size > 1 else ""
+            array = f" in array {images.key!r}" if images is labels.before else ""
             raise self._error(
-                f"row {bad[0]} of task {labels.name}{more} holds nodata or a value that is not finite; "
-                "fill it in the file or filter it with keep"
+                f"row {bad[0]} of task {labels.name}{more} holds nodata or a value that is not finite"
+                f"{array}; fill it in the file or filter it with keep"
             )
         self._files.check_unit(images, pixels.mean(axis=(0, 2, 3), dtype=np.float64).tolist())
-        return pixels, corners
+        return pixels
+
+    def _check_before(self, before: Images) -> None:
+        """Refuse images before that cannot be compared with those after."""
+        images = self.labels.images
+        found, wanted = self._files.shape(before), self._files.shape(images)
+        if found != wanted:
+            raise self._error(
+                f"array {before.key!r} has shape {found}, array {images.key!r} {wanted}; what was before "
+                "and after must agree, correct the file"
+            )
+
+    @property
+    def _sides(self) -> Sequence[int]:
+        """Height and width of an item as it is in the file."""
+        px = self.labels.window_px
+        return (px, px) if self.labels.windows else self._files.shape(self.labels.images)[2:]
+
+    @property
+    def _middle(self) -> tuple[slice, slice]:
+        """The rows and columns of an item that are kept."""
+        height, width = self._sides
+        if min(height, width) < MULTIPLE_PX:
+            raise self._files.error(
+                self.labels.images.path,
+                f"images are {height}x{width} px, a task's must be {MULTIPLE_PX} px at least; drop the "
+                "task",
+            )
+        over = height % MULTIPLE_PX, width % MULTIPLE_PX
+        down, right = over[0] // 2, over[1] // 2
+        return slice(down, down + height - over[0]), slice(right, right + width - over[1])
 
     # All that is wrong at once.
 
@@ -162,10 +198,11 @@ class Rows:
         """What keeps the rows from being read, and what is odd about them: one line each."""
         found = list[str]()
         labels, files = self.labels, self._files
-        n, _, *sides = attempt(found, lambda: files.shape(labels.images)) or (0, 0, 0, 0)
-        if n:
-            attempt(found, lambda: self._corners(n, sides))
+        if attempt(found, lambda: files.shape(labels.images)):
+            attempt(found, lambda: self._origins)
             attempt(found, lambda: self._ground)
+        if labels.before is not None:
+            attempt(found, partial(self._check_before, labels.before))
         attempt(found, lambda: self._held)
         if not labels.probed:
             return found
@@ -173,7 +210,8 @@ class Rows:
         attempt(found, lambda: self._clusters)
         if items is not None:
             attempt(found, lambda: self.task)
-            attempt(found, lambda: self._pixels(items.rows))
+            for images in filter(None, (labels.images, labels.before)):
+                attempt(found, partial(self._pixels, images))
             if lost := _untaught(items):
                 problem = (
                     f"warning: task {labels.name} is tested on {', '.join(map(repr, lost))}, which no "
@@ -192,7 +230,13 @@ class Rows:
 
     @property
     def _count(self) -> int:
-        return self._files.count(self.labels.path, self.labels.target)
+        return self._files.count(self.labels.path, self.labels.target or self.labels.windows or "")
+
+    @property
+    def _origins(self) -> Ints:
+        """(image, row, column) where each row's image begins."""
+        n, _, *sides = self._files.shape(self.labels.images)
+        return self._corners(n, sides)
 
     def _corners(self, n: int, sides: Sequence[int]) -> Ints:
         """(image, row, column) where each row's image begins, among n images of h by w pixels."""
@@ -216,9 +260,7 @@ class Rows:
     @cached_property
     def _ground(self) -> Ground | None:
         """The footprint of every row, where known."""
-        n, _, *sides = self._files.shape(self.labels.images)
-        corners = self._corners(n, sides)
-        return self._files.ground(self.labels.images, corners, self.labels.window_px)
+        return self._files.ground(self.labels.images, self._origins, self.labels.window_px)
 
     @property
     def _split(self) -> NDArray[Any]:
@@ -266,19 +308,10 @@ class Rows:
         rows = np.flatnonzero(keep)
         if not rows.size:
             raise self._error(f"task {labels.name} keeps no row; loosen its keep filter")
-        if labels.kind == "classification":
-            kept, target = np.unique(
-                self._column(labels.target, kinds=WHOLES)[rows], return_inverse=True
-            )
-        else:
-            target = self._column(labels.target, kinds=NUMBERS)[rows].astype(np.float64)
-            if not np.isfinite(target).all():
-                raise self._error(
-                    f"array {labels.target!r} holds values that are not finite; filter with keep"
-                )
-        wrong, classes = list[str](), tuple[str, ...]()
-        if labels.kind == "classification":
-            classes = attempt(wrong, lambda: self._class_names(kept)) or ()
+        wrong = list[str]()
+        ways = {"classification": self._classes, "regression": self._values}
+        labelled = attempt(wrong, partial(ways.get(labels.kind, self._masks), rows))
+        target, classes, shown = labelled or (np.zeros(len(rows)), (), np.zeros((len(rows), 0)))
         folds = attempt(wrong, lambda: self._folds(rows, target)) or ()
         found = {"all": len(rows)}
         if labels.folds is None and folds:
@@ -290,24 +323,94 @@ class Rows:
                     "two must agree, correct the index"
                 )
                 wrong.append(str(self._error(problem)))
+        items = _Items(rows, target, classes, shown, folds)
+        if labels.dense and labelled and folds:
+            attempt(wrong, lambda: self._check_marks(items))
         if wrong:
             raise Refused(*wrong)
-        return _Items(rows, target, classes, folds)
+        return items
 
-    def _class_names(self, kept: NDArray[Any]) -> tuple[str, ...]:
-        """Names of the classes that the filter left, in the order of their labels."""
-        labels, given = self.labels, self.labels.classes
-        names: Sequence[Any] = given
-        if isinstance(given, str):
-            names = self._files.column(
-                labels.path, given, self._files.count(labels.path, given)
-            ).tolist()
+    def _values(self, rows: Ints) -> _Target:
+        target = self._column(self.labels.target, kinds=NUMBERS)[rows].astype(np.float64)
+        if not np.isfinite(target).all():
+            raise self._error(
+                f"array {self.labels.target!r} holds values that are not finite; filter with keep"
+            )
+        return target, (), np.zeros((len(rows), 0))
+
+    def _classes(self, rows: Ints) -> _Target:
+        """Classes that the filter left, in the order of their labels."""
+        labels = self.labels
+        kept, target = np.unique(
+            self._column(labels.target, kinds=WHOLES)[rows], return_inverse=True
+        )
+        names = self._class_names
         if kept.min() < 0 or kept.max() >= len(names):
             raise self._error(
                 f"array {labels.target!r} holds labels {kept[0]} to {kept[-1]}, task {labels.name} "
                 f"names {len(names)} classes; labels must be 0 to {len(names) - 1}, use keep"
             )
-        return tuple(" ".join(str(names[label]).split()) for label in kept)
+        return target, tuple(names[label] for label in kept), np.eye(len(kept), dtype=bool)[target]
+
+    def _masks(self, rows: Ints) -> _Target:
+        """A class for every pixel, cropped as the images are; all classes keep their labels."""
+        labels, names = self.labels, self._class_names
+        most = 2 if labels.metric == "iou_positive" else UNLABELLED
+        if len(names) > most or len(names) < 2:
+            raise self._error(
+                f"task {labels.name} names {len(names)} classes; {labels.metric} takes 2"
+                f"{'' if most == 2 else f' to {most}'}, correct classes or metric in index.json"
+            )
+        marks = self._marks(rows)[:, *self._middle]
+        ignored, also = np.zeros(marks.shape, bool), ""
+        if labels.ignore is not None:
+            ignored, also = marks == labels.ignore, f" or ignore={labels.ignore}"
+        strange = ~ignored & ((marks < 0) | (marks >= len(names)))
+        if strange.any():
+            first = strange.any(axis=(1, 2)).argmax()
+            raise self._files.error(
+                labels.raster.path if labels.raster else labels.path,
+                f"row {rows[first]} of task {labels.name} has label {marks[strange][0]}; labels must be "
+                f"0 to {len(names) - 1}{also}, correct them or set ignore in index.json",
+            )
+        target = marks.astype(np.uint8)
+        target[ignored] = UNLABELLED
+        counts = [np.bincount(mask.ravel(), minlength=UNLABELLED + 1) for mask in target]
+        return target, names, np.stack(counts)[:, : len(names)]
+
+    def _marks(self, rows: Ints) -> NDArray[Any]:
+        """Labels of every pixel (n, h, w) as stored."""
+        labels, raster = self.labels, self.labels.raster
+        if raster is None:
+            return self._column(labels.target, *self._sides, kinds=WHOLES)[rows]
+        self._files.check_grid(raster, labels.images)
+        px = labels.window_px
+        return self._files.cut(raster, self._origins[rows], px, px)[:, 0]
+
+    def _check_marks(self, items: _Items) -> None:
+        """Refuse masks that leave nothing to fit or to test."""
+        labels = self.labels
+        for fold in items.folds:
+            for part, rows in zip(PARTS, fold, strict=True):
+                if not items.shown[rows].any():
+                    raise self._error(
+                        f"task {labels.name} has no labelled pixel in a {part} part; every part needs "
+                        "one, split anew or correct ignore"
+                    )
+        if labels.metric == "iou_positive" and not items.counts("test")[1]:
+            raise self._error(
+                f"task {labels.name} has no test pixel of class {items.classes[1]!r}, whose IoU "
+                "iou_positive is; split anew or use mean_iou"
+            )
+
+    @property
+    def _class_names(self) -> tuple[str, ...]:
+        """Names of all classes that the index knows."""
+        path, given = self.labels.path, self.labels.classes
+        names: Sequence[Any] = given
+        if isinstance(given, str):
+            names = self._files.column(path, given, self._files.count(path, given)).tolist()
+        return tuple(" ".join(str(name).split()) for name in names)
 
     def _folds(self, rows: Ints, target: NDArray[Any]) -> tuple[tuple[Ints, Ints, Ints], ...]:
         """(train, val, test) over the kept rows. Of k folds, i is test and the next one val."""
@@ -344,18 +447,21 @@ class Rows:
 
 def _untaught(items: _Items) -> list[str]:
     """Classes that a probe is tested on and not trained on."""
-    lost = set[int]()
-    for train, _, test in items.folds if items.classes else ():
-        lost |= set(items.target[test].tolist()) - set(items.target[train].tolist())
-    return [items.classes[label] for label in sorted(lost)]
+    lost = np.zeros(len(items.classes), bool)
+    for train, _, test in items.folds:
+        lost |= items.shown[test].any(axis=0) & ~items.shown[train].any(axis=0)
+    return [items.classes[label] for label in np.flatnonzero(lost)]
 
 
 def _floor(metric: str, items: _Items) -> float:
     """The metric of an answer that ignores the image."""
-    if metric != "accuracy":
-        return 1 / len(items.classes) if metric == "balanced_accuracy" else 0.0
+    if metric == "r2":
+        return 0.0
+    if metric == "balanced_accuracy":
+        return 1 / len(items.classes)
+    if metric != "accuracy":  # pixels of all folds make one score
+        return constant_iou(metric, items.counts("train"), items.counts("test"))
     hits = [
-        items.target[test] == np.bincount(items.target[train]).argmax()
-        for train, _, test in items.folds
+        items.shown[test, items.shown[train].sum(axis=0).argmax()] for train, _, test in items.folds
     ]
     return float(np.concatenate(hits).mean())

@@ -1,6 +1,6 @@
 """The ``shards`` source: a packed store, read in place. ``python -m gfmsum.data pack`` makes one.
 
-A store is a folder of plain arrays (schema 1)::
+A store is a folder of plain arrays (schema 2)::
 
     manifest.json               what there is, with the SHA-256 of every file; written last
     pretraining/SENSOR/K/       block K of a sensor's pool: samples of one kind
@@ -10,8 +10,12 @@ A store is a folder of plain arrays (schema 1)::
       lonlat.npy                float64 (n, 2) in degrees, NaN where unknown; if any is known
       dates.npy                 10 bytes each (n,), as 2020-07-15, empty where unknown; if any is known
     items/K/                    labelled images, in the same files; several tasks may share them
-    tasks/K/                    target.npy int64 or float64 (n,); cluster.npy and cluster-text.npy
-                                (n,) as ids; folds.npy int64: train, val and test rows of each fold
+    tasks/K/                    target.npy int64 or float64 (n,), of a dense task uint8 (n, h, w);
+                                cluster.npy and cluster-text.npy (n,) as ids; folds.npy int64: train,
+                                val and test rows of each fold
+
+A task of change names two of the items: the same places, earlier and later. Stores of schema 1, which
+had no dense tasks, are read too.
 
 The manifest describes every sensor and band in full, so a store needs no other description of them.
 It is sealed with its own digest, which is also the store's identity. Opening a store holds every
@@ -28,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +54,9 @@ from gfmsum.data.units import contradiction
 from gfmsum.records import Task, fingerprint
 from gfmsum.sensors import Sensor, unknown
 
-EARTH_KM = 6371.0088  # mean radius, IUGG
+if TYPE_CHECKING:
+    from gfmsum.data.files import Ground
+
 AT_ONCE = 2**20  # rows whose places are compared at a time
 HASHED_BYTES = 2**22  # at a time
 
@@ -306,22 +312,19 @@ class Held:
         if lonlat is None or not len(self.lonlat):
             return near
         known = np.isfinite(lonlat).all(axis=1)
-        chord = 2 * math.sin(km / EARTH_KM / 2)
-        apart, _ = self._tree.query(_on_sphere(lonlat[known]), distance_upper_bound=chord + 1e-9)
-        near[known] = apart <= chord
+        near[known] = _points(lonlat[known]).meets(self._ground, 1000 * km)
         return near
 
     @cached_property
-    def _tree(self) -> Any:
-        from scipy.spatial import cKDTree
-
-        return cKDTree(_on_sphere(self.lonlat))
+    def _ground(self) -> Ground:
+        return _points(self.lonlat)
 
 
-def _on_sphere(lonlat: Floats) -> Floats:
-    """Unit vectors (n, 3) of longitudes and latitudes in degrees."""
-    lon, lat = np.deg2rad(lonlat).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+def _points(lonlat: Floats) -> Ground:
+    """Places (n, 2) without extent: a store knows the centres of its images only."""
+    from gfmsum.data.files import Ground  # loads GDAL, which stores can else do without
+
+    return Ground(lonlat, 0.0)
 
 
 # The source.
@@ -485,17 +488,20 @@ class Shards:
         if task.name not in known or known[task.name].task.sensor != task.sensor:
             raise ValueError(unknown("task", task.name, known))
         labels = known[task.name]
-        for name in labels.items.arrays:
-            self._genuinely(name)
         cluster = [self._genuinely(f"{labels.folder}/cluster{end}.npy") for end in ("", "-text")]
-        everything = np.arange(labels.items.rows)
         return Labelled(
             labels.task,
-            Stored(self._files, labels.items, np.empty(0, np.int64)).read(everything),
+            self._images(labels.items),
             np.array(self._array(f"{labels.folder}/target.npy")),
-            Texts(self._files, cluster[0].removesuffix(".npy")).read(everything),
+            Texts(self._files, cluster[0].removesuffix(".npy")).read(np.arange(labels.items.rows)),
             self._folds(labels),
+            None if labels.before is None else self._images(labels.before),
         )
+
+    def _images(self, items: Stack) -> Samples:
+        for name in items.arrays:
+            self._genuinely(name)
+        return Stored(self._files, items, np.empty(0, np.int64)).read(np.arange(items.rows))
 
     def _folds(self, labels: Labels) -> tuple[tuple[Rows, Rows, Rows], ...]:
         name = f"{labels.folder}/folds.npy"

@@ -12,6 +12,8 @@ pixel enter as the whole distribution of their votes, which is what many periods
 
 What a location is like comes in parts, :data:`LATENTS`. To one sensor any of them can be those of another
 location, and the patterns can have a grain: see :class:`Own`.
+
+Land stays as it is, but for :func:`revisit`: the same ground at a later date.
 """
 
 from __future__ import annotations
@@ -79,6 +81,12 @@ _CONTINUOUS_M = (6.0, 30_000.0)  # their wavelengths
 _SUB = 2  # samples along each side of a pixel
 _FAR = 6  # samples along each side that stand for an unresolved level
 _GOLDEN = 0.6180339887
+
+_BLOBS = 3  # at a location, of one sort, at most
+_THERE = 1 - 3 ** (-1 / _BLOBS)  # how likely each is: a third of all locations have none
+_RADIUS = (0.08, 0.25)  # of a blob, over the side of the footprint
+_LOBES = ((2, 0.25), (3, 0.2), (5, 0.1))  # waves around its outline, and how far they reach
+_SEASON = 1.5  # the most by which the log odds of moisture and vigour change
 
 
 FIELDS = len(LEVELS)  # the latent numbers of moisture, vigour and slope
@@ -355,6 +363,71 @@ def _town(p: _Patch) -> Floats:
 _PATTERNS: tuple[Callable[[_Patch], Floats], ...] = (
     _woodland, _range, _river, _farmland, _orchard, _town,
 )  # fmt: skip
+
+
+def revisit(ids: Ids, ground: Ground) -> tuple[Ground, Floats]:
+    """The ground of n locations at a later date, and the share of every pixel that has changed.
+
+    At two locations in three, blobs have been cleared: all that covered them has made room for bare soil,
+    or for buildings. Another season has come too, everywhere: the land is wetter or drier and more or less
+    green, as a whole and, at two locations in three, once more in other blobs. That is seen, but is no change.
+
+    Blobs are drawn by location, in proportion to the footprint and not in metres: so pixels of any size
+    show them.
+
+    Args:
+        ids: (n,) location numbers.
+        ground: what covers them at the earlier date, h = w.
+
+    Returns:
+        The later ground, and float32 (n, h, w): the share of the area whose material is another one.
+    """
+    numbers = 4 + len(_LOBES)
+    uniform = np.empty((len(ids), 2 * _BLOBS * numbers + 5), np.float32)
+    for row, rng in zip(uniform, draws(ids, "revisit"), strict=True):
+        rng.random(out=row, dtype=np.float32)
+    built, *seasons = uniform[:, -5:].T[..., None, None]
+    blobs = uniform[:, :-5].reshape(len(ids), 2, _BLOBS, numbers).swapaxes(0, 1)
+    cleared, weathered = (_blobs(some, ground.cover.shape[-1]) for some in blobs)
+    wetter, wetter_there, greener, greener_there = (_SEASON * (2 * u - 1) for u in seasons)
+    one = np.eye(len(MATERIALS), dtype=np.float32)[:, :, None, None]
+    new = np.where(
+        built[:, None] < 0.5, one[MATERIALS.index("built")], one[MATERIALS.index("soil")]
+    )
+    cover = ground.cover + cleared[:, None] * (new - ground.cover)
+    later = Ground(
+        cover,
+        _shifted(ground.moisture, wetter + weathered * wetter_there),
+        _shifted(ground.vigour, greener + weathered * greener_there),
+        ground.slope,
+    )
+    return later, np.abs(cover - ground.cover).sum(1) / 2
+
+
+def _blobs(uniform: Floats, side: int) -> Floats:
+    """(n, side, side) shares of pixels inside blobs.
+
+    Args:
+        uniform: (n, blobs, 7): whether one is there, where, how large, and how its outline winds.
+        side: of the footprint, pixels.
+    """
+    there, x, y, size, *phases = np.moveaxis(uniform, 2, 0)[..., None, None]
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = axis - x, axis[:, None] - y
+    turn, (low, high) = np.arctan2(y, x), _RADIUS
+    winding = (
+        reach * np.cos(waves * turn + 2 * np.pi * phase)
+        for (waves, reach), phase in zip(_LOBES, phases, strict=True)
+    )
+    edge = (low + (high - low) * size) * (1 + sum(winding))
+    # A pixel on the edge lies inside in part.
+    inside = np.clip(side * (edge - np.hypot(x, y)) + 0.5, 0, 1)
+    return np.asarray(np.where(there < _THERE, inside, 0).max(1), np.float32)
+
+
+def _shifted(share: Floats, by: Floats) -> Floats:
+    """Shares whose odds are exp(``by``) times as high."""
+    return np.asarray(share / (share + (1 - share) * np.exp(-by)), np.float32)
 
 
 def respell(ids: Ids, landuse: NDArray[np.int64]) -> Ids:

@@ -1,60 +1,285 @@
-"""Features of a task's images: an encoder's, or statistics of the bands as a floor."""
+"""Features of a task's images: a frozen encoder's, or statistics of the bands as a floor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+from torch import Tensor, nn
 
 from gfmsum.data.modules import Statistics
-from gfmsum.data.sample import Samples
+from gfmsum.data.sample import Rows, Samples
 from gfmsum.model.encoder import Encoder
+from gfmsum.store import write_array
 
-type Features = Callable[[Samples, NDArray[np.int64]], NDArray[np.float64]]
-"""From samples and the indices of the training items to float (n, features)."""
+type Array = NDArray[np.float64]
+
+NEIGHBOURS_PX = 5  # side of the square that a pixel's statistics are taken over
 
 
-def encoded(encoder: Encoder, device: str = "cpu", batch: int = 128) -> Features:
-    """The mean patch token of a frozen encoder.
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One vector for each cell of a grid over images."""
 
-    Bands are normalised with the training items' statistics, for every arm alike: an encoder that
-    never saw the sensor has no statistics of its own.
+    cells: NDArray[np.float32]  # (n, rows, columns, k)
+    h_px: int  # what the rows cover: the image's height, or more
+    w_px: int  # what the columns cover
+
+
+class Features(Protocol):
+    """From samples, and the indices of the training items, to numbers that a probe can be fitted on."""
+
+    def pooled(self, samples: Samples, train: Rows) -> Array:
+        """One vector per image: float64 (n, k)."""
+
+    def grid(self, samples: Samples, train: Rows) -> Grid:
+        """One vector per cell of a grid that covers the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Features by what they are made from: in memory, and on disk if there is a folder.
+
+    Only vectors of whole images go to disk; the tokens of all patches are a hundred times as large, and as
+    quick to make as to read.
     """
-    encoder = encoder.to(device).eval()
-    known: dict[tuple[int, bytes], tuple[Samples, NDArray[np.float64]]] = {}
 
-    def features(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.float64]:
-        key = (id(samples), train.tobytes())
-        if key not in known:  # tasks on the same images share their features
-            known[key] = samples, encode(samples, train)
-        return known[key][1]
+    encoder: str = ""  # its fingerprint; without one nothing goes to disk
+    folder: Path | None = None
+    _known: dict[str, tuple[Samples, NDArray[Any]]] = field(default_factory=dict)
+
+    def get(
+        self, what: str, samples: Samples, train: Rows, make: Callable[[], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """The features named by ``what`` of these samples, made if they are not known."""
+        key = f"{what} {id(samples)} {hashlib.sha256(train.tobytes()).hexdigest()}"
+        if key not in self._known:
+            # The samples are held, so that no others can get their number.
+            self._known[key] = samples, self._load(what, samples, train, make)
+        return self._known[key][1]
+
+    def held(self, what: str, samples: Samples, train: Rows) -> NDArray[Any] | None:
+        """The same if it is in memory."""
+        key = f"{what} {id(samples)} {hashlib.sha256(train.tobytes()).hexdigest()}"
+        return self._known[key][1] if key in self._known else None
+
+    def _load(
+        self, what: str, samples: Samples, train: Rows, make: Callable[[], NDArray[Any]]
+    ) -> NDArray[Any]:
+        if self.folder is None or not self.encoder or what.startswith("grid"):
+            return make()
+        # Pixels and not their names: what was computed from other pixels is never taken for it.
+        digest = hashlib.sha256(f"1 {self.encoder} {what} {samples.kind}".encode())
+        for part in (samples.pixels, train):
+            digest.update(np.ascontiguousarray(part).data)
+        path = self.folder / f"{digest.hexdigest()[:32]}.npy"
+        if path.is_file():
+            try:
+                return np.asarray(np.load(path, allow_pickle=False))
+            except (OSError, ValueError):
+                pass  # a damaged file is made again
+        made = make()
+        write_array(path, made)
+        return made
+
+
+class Encoded:
+    """Features of a frozen encoder, computed once for tasks that share their images.
+
+    Bands are normalised with the training items' statistics, for every arm alike: an encoder that never saw
+    the sensor has no statistics of its own. Images whose side is no multiple of the patch are continued by
+    reflection at the right and below.
+
+    Args:
+        encoder: ours, or one of the zoo.
+        device: where it runs.
+        batch: images at a time.
+        blocks: 1 for what the encoder gives; more for the mean, or the tokens, of as many evenly spaced blocks
+            of its trunk, the last among them, each brought to zero mean and unit variance per token.
+        cache: where results are looked up.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | Any,
+        device: str = "cpu",
+        batch: int = 64,
+        blocks: int = 1,
+        cache: Cache | None = None,
+    ) -> None:
+        self.encoder: Any = encoder.to(device).eval()
+        self.device, self.batch, self.blocks = device, batch, blocks
+        self._cache = cache or Cache()
+        if blocks != 1:
+            _depths(self.encoder, blocks)
+
+    def pooled(self, samples: Samples, train: Rows) -> Array:
+        """The mean patch token, or what else the encoder's ``embed`` gives: float64 (n, k)."""
+        tokens = self._cache.held(f"grid {self.blocks}", samples, train)
+        if tokens is not None and self._means:
+            return tokens.mean(axis=(1, 2), dtype=np.float64)
+        found = self._cache.get(
+            f"pooled {self.blocks}", samples, train, lambda: self._run(samples, train, self._embed)
+        )
+        return found.astype(np.float64)
+
+    def grid(self, samples: Samples, train: Rows) -> Grid:
+        """Patch tokens where they belong."""
+        cells = self._cache.get(
+            f"grid {self.blocks}", samples, train, lambda: self._run(samples, train, self._tokens)
+        )
+        h, w = samples.pixels.shape[-2:]
+        return Grid(cells, h + -h % self._patch_px, w + -w % self._patch_px)
+
+    @property
+    def _patch_px(self) -> int:
+        """What image sides must be a multiple of; others' encoders resize images."""
+        return self.encoder.patch_px if isinstance(self.encoder, Encoder) else 1
+
+    @property
+    def _means(self) -> bool:
+        """Whether a vector is the mean of the patch tokens."""
+        return self.blocks != 1 or isinstance(self.encoder, Encoder)
 
     @torch.inference_mode()
-    def encode(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _run(
+        self, samples: Samples, train: Rows, see: Callable[[Tensor, Samples], Tensor]
+    ) -> NDArray[np.float32]:
         statistics = Statistics.of(samples.pixels[train])
         rows = []
-        for start in range(0, len(samples), batch):
-            pixels = statistics.normalise(samples.pixels[start : start + batch])
-            x = torch.from_numpy(pixels).to(device)
-            rows.append(encoder.embed(x, samples.bands, samples.gsd_m).float().cpu().numpy())
-        return np.concatenate(rows).astype(np.float64)
+        for start in range(0, len(samples), self.batch):
+            pixels = statistics.normalise(samples.pixels[start : start + self.batch])
+            x = whole_patches(torch.from_numpy(pixels).to(self.device), self._patch_px)
+            rows.append(see(x, samples).float().cpu().numpy())
+        return np.concatenate(rows)
 
-    return features
+    def _embed(self, x: Tensor, samples: Samples) -> Tensor:
+        if self.blocks == 1:
+            vectors: Tensor = self.encoder.embed(x, samples.bands, samples.gsd_m)
+            return vectors
+        return self._tokens(x, samples).mean(dim=(1, 2))
+
+    def _tokens(self, x: Tensor, samples: Samples) -> Tensor:
+        if self.blocks == 1:
+            tokens = self.encoder.forward_features(x, samples.bands, samples.gsd_m)
+        else:
+            with _seen(self.encoder, self.blocks) as seen:
+                n = self.encoder.forward_features(x, samples.bands, samples.gsd_m).shape[1]
+            # What precedes the patches is a class token or registers.
+            tokens = torch.cat([F.layer_norm(t[:, -n:], t.shape[-1:]) for t in seen], dim=-1)
+        return on_grid(tokens, x)
 
 
-def band_means(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The mean of each band: what a scene's colour alone gives away."""
-    return samples.pixels.mean(axis=(2, 3), dtype=np.float64)
+def whole_patches(x: Tensor, patch_px: int) -> Tensor:
+    """Images (b, c, h, w) continued by reflection until patches of ``patch_px`` cover them."""
+    h, w = x.shape[-2:]
+    down, right = -h % patch_px, -w % patch_px
+    if not down and not right:
+        return x
+    if down >= h or right >= w:
+        raise ValueError(
+            f"image is {h}x{w} px, too small for a patch of {patch_px} px; use larger images"
+        )
+    return F.pad(x, (0, right, 0, down), mode="reflect")
 
 
-def band_statistics(samples: Samples, train: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean, standard deviation, 10th and 90th percentile of each band."""
-    flat = samples.pixels.reshape(*samples.pixels.shape[:2], -1).astype(np.float64)
-    tenth, ninetieth = np.percentile(flat, [10, 90], axis=2)
-    return np.concatenate([flat.mean(axis=2), flat.std(axis=2), tenth, ninetieth], axis=1)
+def on_grid(tokens: Tensor, x: Tensor) -> Tensor:
+    """Patch tokens (b, n, d), row-major over images x (b, c, h, w), as (b, rows, columns, d)."""
+    h, w = x.shape[-2:]
+    rows = round((tokens.shape[1] * h / w) ** 0.5)
+    return rearrange(tokens, "b (i j) d -> b i j d", i=rows)
 
 
-BASELINES: dict[str, Features] = {"band means": band_means, "band statistics": band_statistics}
+def trunk_of(encoder: nn.Module) -> Sequence[nn.Module]:
+    """An encoder's blocks, first to last.
+
+    Raises:
+        ValueError: for an encoder that has none.
+    """
+    for owner in (
+        encoder,
+        *encoder.children(),
+        *(c for m in encoder.children() for c in m.children()),
+    ):
+        found = getattr(owner, "blocks", None)
+        if isinstance(found, nn.Sequential | nn.ModuleList) and len(found):
+            return list(found)
+    raise ValueError(f"{type(encoder).__name__} has no transformer blocks; use blocks=1")
+
+
+def _depths(encoder: nn.Module, count: int) -> list[int]:
+    """The numbers of ``count`` evenly spaced blocks, the last among them."""
+    depth = len(trunk_of(encoder))
+    if not 1 <= count <= depth:
+        raise ValueError(f"blocks={count} must be 1 to {depth}, as many as the encoder has")
+    return [round((i + 1) * depth / count) - 1 for i in range(count)]
+
+
+@contextmanager
+def _seen(encoder: nn.Module, count: int) -> Iterator[list[Tensor]]:
+    """What evenly spaced blocks give while the encoder runs."""
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, __: object, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    trunk = trunk_of(encoder)
+    hooks = [trunk[i].register_forward_hook(look) for i in _depths(encoder, count)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class BandMeans:
+    """The mean of each band: what a scene's colour alone gives away. On a grid, the pixels themselves."""
+
+    def pooled(self, samples: Samples, train: Rows) -> Array:
+        """Float64 (n, c)."""
+        return samples.pixels.mean(axis=(2, 3), dtype=np.float64)
+
+    def grid(self, samples: Samples, train: Rows) -> Grid:
+        """A cell for each pixel, k = c."""
+        return Grid(np.moveaxis(samples.pixels, 1, -1), *samples.pixels.shape[-2:])
+
+
+class BandStatistics:
+    """Mean, standard deviation, 10th and 90th percentile of each band.
+
+    On a grid: the pixel, and mean and standard deviation of the square of NEIGHBOURS_PX around it.
+    """
+
+    def pooled(self, samples: Samples, train: Rows) -> Array:
+        """Float64 (n, 4 c)."""
+        flat = samples.pixels.reshape(*samples.pixels.shape[:2], -1).astype(np.float64)
+        tenth, ninetieth = np.percentile(flat, [10, 90], axis=2)
+        return np.concatenate([flat.mean(axis=2), flat.std(axis=2), tenth, ninetieth], axis=1)
+
+    def grid(self, samples: Samples, train: Rows) -> Grid:
+        """A cell for each pixel, k = 3 c."""
+        # Deviations from the band's mean: squares of small numbers cancel without loss.
+        pixels = samples.pixels - samples.pixels.mean(axis=(0, 2, 3), keepdims=True)
+        size = (1, 1, NEIGHBOURS_PX, NEIGHBOURS_PX)
+        mean = uniform_filter(pixels, size, mode="reflect")
+        square = uniform_filter(pixels**2, size, mode="reflect")
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        found = np.concatenate([pixels, mean, deviation], axis=1)
+        return Grid(np.moveaxis(found, 1, -1), *pixels.shape[-2:])
+
+
+BASELINES: Mapping[str, Features] = MappingProxyType(
+    {"band means": BandMeans(), "band statistics": BandStatistics()}
+)
 """Floors that need no model."""

@@ -1,11 +1,11 @@
 """Other people's encoders behind the interface of our own, and the floors to hold all of them against.
 
-    from gfmsum.probe.features import encoded
+    from gfmsum.probe.features import Encoded
     from gfmsum.zoo import load
 
-    features = encoded(load("dofa_base"))  # weights that lie on this machine
-    features = encoded(load("timm/vit_base_patch14_dinov2.lvd142m", image_px=224))
-    features = encoded(load("random/tiny", seed=3))  # a floor
+    features = Encoded(load("dofa_base"))  # weights that lie on this machine
+    features = Encoded(load("timm/vit_base_patch14_dinov2.lvd142m", image_px=224))
+    features = Encoded(load("random/tiny", seed=3))  # a floor
 
 Whatever is loaded has ``forward_features(x, bands, gsd_m=None)``, float (b, n, d), and
 ``embed(x, bands, gsd_m=None)``, float (b, d), for x with zero mean and unit variance in each band, as

@@ -15,7 +15,7 @@ from gfmsum.data.sample import Samples
 from gfmsum.model.encoder import Encoder
 from gfmsum.model.export import load_encoder
 from gfmsum.pretrain import initialised
-from gfmsum.probe.features import band_statistics
+from gfmsum.probe.features import BandStatistics
 from gfmsum.sensors import Band
 from gfmsum.zoo.borrowed import Borrowed
 from gfmsum.zoo.cards import OURS, STATISTICS, Entry, Options
@@ -48,7 +48,7 @@ class ImageStatistics(Borrowed):
         pixels = x.detach().float().cpu().numpy()
         names = np.arange(len(x)).astype(str)
         images = Samples("", tuple(bands), 1.0, pixels, names)
-        return torch.from_numpy(band_statistics(images, np.arange(0))).to(x)
+        return torch.from_numpy(BandStatistics().pooled(images, np.arange(0))).to(x)
 
 
 def recipe(entry: Entry) -> Recipe:

@@ -13,18 +13,30 @@ naip                ``NAIP``                        naip     pretraining; quarte
                                                              names them: planetarycomputer.microsoft.com
 mod09a1             :class:`MOD09A1`, of ours       modis    pretraining; it says how to get the files
 copernicus_bench    ``CopernicusBenchEuroSATS1``    s1       task eurosat_s1: 10 classes, accuracy;
-                                                             wangyi111/Copernicus-Bench, as the next three
+                                                             wangyi111/Copernicus-Bench, as the next five
                     ``CopernicusBenchEuroSATS2``    s2       task eurosat_s2: 10 classes, accuracy
                     ``CopernicusBenchLCZS2``        s2       task lcz_s2: 17 classes, accuracy; needs h5py
-                    DFC2020 and Flood               s1, s2   named only: segmentation, change segmentation
+                    ``CopernicusBenchDFC2020S1``    s1       task dfc2020_s1: 8 classes of pixels, mean IoU
+                    ``CopernicusBenchDFC2020S2``    s2       task dfc2020_s2: the same masks
+                    ``CopernicusBenchFloodS1``      s1       task flood_s1: 3 classes of pixels from before
+                                                             and after, mean IoU
 usavars             ``USAVars``                     naip     task usavars_treecover: percent, R2;
                                                              torchgeo/usavars
 ssl4eo_l_benchmark  ``SSL4EOLBenchmark('oli_sr')``  landsat  task ssl4eo_l_nlcd: 8 classes by majority,
                                                              balanced accuracy (:class:`.LandCover`);
-                                                             torchgeo/ssl4eo-l-benchmark. Named only: the
-                                                             masks of NLCD and CDL, for segmentation
-chesapeake_cvpr     ``ChesapeakeCVPR``              naip     named only: segmentation; torchgeo's page
+                                                             torchgeo/ssl4eo-l-benchmark
+                                                    landsat  task ssl4eo_l_nlcd_masks: 13 classes of pixels,
+                                                             mean IoU (:class:`.NLCDMasks`)
+                                                    landsat  task ssl4eo_l_cdl_masks: 17 classes of pixels,
+                                                             mean IoU (:class:`.CDLMasks`)
+chesapeake_cvpr     ``ChesapeakeCVPR``              naip     task chesapeake_cvpr: 6 classes of pixels, mean
+                                                             IoU (:class:`.Chesapeake`);
+                                                             lila.science/datasets/chesapeakelandcover
 ==================  ==============================  =======  ================================================
+
+**Classes of pixels.** Codes that a data set calls no data, void or background are UNLABELLED; which they are
+is said in :mod:`gfmsum.data.geo.tasks`. Naming these tasks reads the masks of their training and test items,
+for the floor.
 
 **Places.** Patches and scenes are cut into tiles, row-major from the upper left; what remains at the right
 and below is not used. A tile is a place, shown at one date only, which is a pure function of the place.
@@ -58,14 +70,26 @@ from gfmsum.data.geo.ground import Held
 from gfmsum.data.geo.labels import Labels
 from gfmsum.data.geo.patches import Patches, l_splits, s12_splits
 from gfmsum.data.geo.scenes import MOD09A1, Maps, Modis, Naip
-from gfmsum.data.geo.tasks import LCZS2, EuroSATS1, EuroSATS2, LandCover, TreeCover
+from gfmsum.data.geo.tasks import (
+    DFC2020S1,
+    DFC2020S2,
+    LCZS2,
+    CDLMasks,
+    Chesapeake,
+    EuroSATS1,
+    EuroSATS2,
+    FloodS1,
+    LandCover,
+    NLCDMasks,
+    TreeCover,
+)
 from gfmsum.data.sample import Labelled, Pool
 from gfmsum.records import Task
 from gfmsum.sensors import SENSORS, Sensor, unknown
 
 __all__ = ["FOLDERS", "MOD09A1", "REFUSED", "Torchgeo"]
 
-VERSION = 1  # raised when a change of code changes pixels
+VERSION = 2  # raised when a change of code changes pixels
 
 type Archive = Patches | Maps
 
@@ -132,10 +156,12 @@ def _copernicus_bench(root: Path) -> Found:
             labels.append(LCZS2(root))
         else:
             other.append(("s2", "lcz_s2", "classification, read by h5py, which is not installed"))
-    if (root / "dfc2020_s1s2").is_dir():
-        other += [(sensor, f"dfc2020_{sensor}", "segmentation") for sensor in ("s1", "s2")]
-    if (root / "flood_s1").is_dir():
-        other.append(("s1", "flood_s1", "change_segmentation"))
+    if (root / "dfc2020_s1s2" / "dfc-train-new.csv").is_file():
+        labels += [DFC2020S1(root), DFC2020S2(root)]
+        files.append("dfc2020_s1s2")
+    if (root / "flood_s1" / "grid_dict_train.json").is_file():
+        labels.append(FloodS1(root))
+        files.append("flood_s1")
     return Found((), tuple(labels), tuple(other), tuple(files))
 
 
@@ -149,19 +175,19 @@ def _usavars(root: Path) -> Found:
 def _ssl4eo_l_benchmark(root: Path) -> Found:
     if not (root / "ssl4eo_l_oli_sr_benchmark").is_dir():
         return Found()
-    other = tuple(
-        ("landsat", f"ssl4eo_l_{product}_masks", "segmentation")
-        for product in ("nlcd", "cdl")
-        if (root / f"ssl4eo_l_oli_{product}").is_dir()
-    )
-    labels = (LandCover(root),) if (root / "ssl4eo_l_oli_nlcd").is_dir() else ()
-    return Found((), labels, other, ("ssl4eo_l_oli_sr_benchmark", "ssl4eo_l_oli_nlcd"))
+    labels: list[Labels] = []
+    if (root / "ssl4eo_l_oli_nlcd").is_dir():
+        labels += [LandCover(root), NLCDMasks(root)]
+    if (root / "ssl4eo_l_oli_cdl").is_dir():
+        labels.append(CDLMasks(root))
+    names = ("ssl4eo_l_oli_sr_benchmark", "ssl4eo_l_oli_nlcd", "ssl4eo_l_oli_cdl")
+    return Found((), tuple(labels), files=names)
 
 
 def _chesapeake_cvpr(root: Path) -> Found:
     if not (root / "spatial_index.geojson").is_file():
         return Found()
-    return Found((), (), (("naip", "chesapeake_cvpr", "segmentation"),))
+    return Found((), (Chesapeake(root),), files=(".",))
 
 
 def _by_torchgeo(call: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from gfmsum.data.geo.physics import (
 from gfmsum.data.index import MULTIPLE_PX
 from gfmsum.data.plan import permute
 from gfmsum.data.rows import BLOCK_ITEMS, BLOCK_MIN_M
-from gfmsum.data.sample import Labelled, Rows, Samples
+from gfmsum.data.sample import UNLABELLED, Labelled, Rows, Samples, constant_iou
 from gfmsum.data.units import contradiction
 from gfmsum.records import Task
 
@@ -34,12 +34,21 @@ alike, by a fixed permutation that sees neither pixels nor labels, and the task'
 
 
 @dataclass(frozen=True, slots=True)
+class Shot:
+    """What a sensor saw of an item on one day."""
+
+    numbers: NDArray[Any]  # (c, h, w), as stored
+    day: str = ""  # as 2020-07-15, where known
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One item as it was read."""
 
-    numbers: NDArray[Any]  # (c, h, w), as stored
-    target: float  # index of its class, or its value
-    day: str = ""  # as 2020-07-15, where known
+    shot: Shot
+    # Index of its class, its value, or classes of its pixels (h, w).
+    target: float | NDArray[np.uint8]
+    before: Shot | None = None  # the same earlier, if the task asks for change
 
 
 class Labels(ABC):
@@ -119,7 +128,7 @@ class Labels(ABC):
                 raise ValueError(
                     f"{self._root}: {self.name} has no {part} item; fetch the whole of it again"
                 )
-        share = HELD_BYTES / (sum(sizes.values()) * int(np.prod(self._shape)) * 4)
+        share = HELD_BYTES / (sum(sizes.values()) * int(np.prod(self._shape)) * 4 * self._dates)
         if share >= 1:
             return {part: np.arange(size) for part, size in sizes.items()}
         return {
@@ -174,13 +183,32 @@ class Labels(ABC):
         found = (self._lonlat(part, np.arange(len(self._names(part)))) for part in ("val", "test"))
         return [Ground(lonlat, self.side_m) for lonlat in found if lonlat is not None]
 
+    @property
+    def _dates(self) -> int:
+        """How often an item was seen."""
+        return 2 if self.kind == "change_segmentation" else 1
+
+    @property
+    def _window(self) -> tuple[slice, slice]:
+        """Rows and columns of an item that are used: its centre, to a multiple of MULTIPLE_PX."""
+        rows, cols = (
+            slice(side % MULTIPLE_PX // 2, side - (side % MULTIPLE_PX + 1) // 2)
+            for side in self._shape[1:]
+        )
+        return rows, cols
+
     @cached_property
-    def _items(self) -> tuple[Samples, NDArray[Any], NDArray[np.str_], tuple[Rows, Rows, Rows]]:
-        c, h, w = self._shape
-        top, left = h % MULTIPLE_PX // 2, w % MULTIPLE_PX // 2
-        h, w = h - h % MULTIPLE_PX, w - w % MULTIPLE_PX
-        pixels = np.empty((sum(map(len, self._rows.values())), c, h, w), np.float32)
-        targets, days, ids, parts = list[float](), list[str](), list[str](), list[str]()
+    def _labelled(self) -> Labelled:
+        window = self._window
+        h, w = (cut.stop - cut.start for cut in window)
+        n = sum(map(len, self._rows.values()))
+        pixels = np.empty((self._dates, n, self._shape[0], h, w), np.float32)
+        target: NDArray[Any]
+        if self.task.dense:
+            target = np.empty((n, h, w), np.uint8)
+        else:
+            target = np.empty(n, np.int64 if self.kind == "classification" else np.float64)
+        days, ids, parts = [list[str]() for _ in range(self._dates)], list[str](), list[str]()
         used: dict[str, Rows] = {}
         for part in PARTS:
             kept = []
@@ -192,28 +220,32 @@ class Labels(ABC):
                     raise unreadable(self._path(part, row), broken) from None
                 if item is None:
                     continue
-                name, n = f"{self.name}/{self._names(part)[row]}", len(ids)
-                finite = np.isfinite(item.numbers).all() and np.isfinite(item.target)
-                if item.numbers.shape != self._shape or not finite:
-                    raise ValueError(
-                        f"{self._path(part, row)}: item {name} must be {self._shape} of finite numbers and "
-                        f"is {item.numbers.shape}; fetch it again or take it out of its split"
-                    )
-                window = item.numbers[:, top : top + h, left : left + w]
-                pixels[n] = self.physics.values(window)
+                name, i = f"{self.name}/{self._names(part)[row]}", len(ids)
+                shots = [item.shot] if item.before is None else [item.shot, item.before]
+                for date, shot in enumerate(shots):
+                    finite = np.isfinite(shot.numbers).all() and np.isfinite(item.target).all()
+                    if shot.numbers.shape != self._shape or not finite:
+                        raise ValueError(
+                            f"{self._path(part, row)}: item {name} must be {self._shape} of finite numbers "
+                            f"and is {shot.numbers.shape}; fetch it again or take it out of its split"
+                        )
+                    pixels[date, i] = self.physics.values(shot.numbers[:, *window])
+                    days[date].append(shot.day)
+                value = item.target
+                target[i] = value[window] if isinstance(value, np.ndarray) else value
                 kept.append(row)
-                targets.append(item.target)
-                days.append(item.day)
                 ids.append(name)
                 parts.append(part)
             used[part] = np.array(kept, np.int64)
-        pixels = pixels[: len(ids)]
+        pixels, target = pixels[:, : len(ids)], target[: len(ids)]
         kind = self.physics.kind()
-        means = pixels.mean(axis=(0, 2, 3), dtype=np.float64).tolist()
-        if wrong := contradiction(kind.bands, means):
-            raise ValueError(
-                f"{self._root}: {self.name}: {wrong}; these are not the published files, fetch them again"
-            )
+        for seen in pixels:
+            means = seen.mean(axis=(0, 2, 3), dtype=np.float64).tolist()
+            if wrong := contradiction(kind.bands, means):
+                raise ValueError(
+                    f"{self._root}: {self.name}: {wrong}; these are not the published files, fetch them "
+                    "again"
+                )
         places = [self._lonlat(part, used[part]) for part in PARTS]
         known = [place for place in places if place is not None]
         lonlat = np.concatenate(known) if len(known) == len(PARTS) else None
@@ -221,29 +253,100 @@ class Labels(ABC):
         if lonlat is not None:
             blocks = Ground(lonlat, self.side_m).blocks(max(BLOCK_ITEMS * self.side_m, BLOCK_MIN_M))
             clusters = [f"block {row},{col}" for row, col in blocks.tolist()]
-        samples = Samples(
-            kind.sensor, kind.bands, kind.gsd_m, pixels, np.array(ids, np.str_), lonlat,
-            np.array(days, np.str_) if all(days) else None,
+        samples, *before = (
+            Samples(
+                kind.sensor, kind.bands, kind.gsd_m, seen, np.array(ids, np.str_), lonlat,
+                np.array(on, np.str_) if all(on) else None,
+            )
+            for seen, on in zip(pixels, days, strict=True)
         )  # fmt: skip
         where = np.array(parts)
         train, val, test = (np.flatnonzero(where == part) for part in PARTS)
-        dtype = np.int64 if self.kind == "classification" else np.float64
-        return samples, np.array(targets, dtype), np.array(clusters), (train, val, test)
+        folds = ((train, val, test),)
+        return Labelled(self.task, samples, target, np.array(clusters), folds, *before)
 
     def labelled(self, task: Task) -> Labelled:
-        """All items, cropped at the centre to a multiple of MULTIPLE_PX.
+        """All items, cropped at the centre to a multiple of MULTIPLE_PX, masks like their pixels.
 
         Raises:
             ValueError: one line, for an item that cannot be read or holds a number that is not finite,
-                for values that contradict their unit, and where the floor's classes are not all tested.
+                for values that contradict their unit, for a mask of another size than its pixels, and where
+                the floor's classes are not all tested.
         """
-        samples, target, cluster, fold = self._items
+        found = self._labelled
         if self.metric == "balanced_accuracy":
-            tested = set(target[fold[2]].tolist())
+            tested = set(found.target[found.folds[0][2]].tolist())
             absent = [name for i, name in enumerate(self._classes()) if i not in tested]
             if absent:
                 raise ValueError(
                     f"{self._root}: {self.name} has no test item of class {absent[0]!r}, and its floor "
                     "counts on all classes; fetch the whole of it"
                 )
-        return Labelled(task, samples, target, cluster, (fold,))
+        return replace(found, task=task)
+
+
+class Masks(Labels):
+    """A data set with a class for every pixel. An item without a labelled pixel is left out."""
+
+    kind, metric = "segmentation", "mean_iou"
+    legend: ClassVar[Mapping[int, str]]
+    """The classes by their codes in the masks, ascending. Pixels of any other code are UNLABELLED."""
+
+    @abstractmethod
+    def _codes(self, part: str, row: int) -> NDArray[Any]:
+        """The mask of an item as stored: integers (h, w)."""
+
+    @abstractmethod
+    def _shots(self, part: str, row: int) -> tuple[Shot, ...]:
+        """What was seen of an item: now and, if the task asks for change, before."""
+
+    def _classes(self) -> tuple[str, ...]:
+        return tuple(self.legend.values())
+
+    def _target(self, part: str, row: int) -> NDArray[np.uint8]:
+        """The class of each pixel (h, w)."""
+        codes, known = self._codes(part, row), np.array(list(self.legend))
+        if codes.shape != self._shape[1:]:
+            raise ValueError(
+                f"{self._path(part, row)}: its mask is {codes.shape} px and it is {self._shape[1:]}; the two "
+                "must lie on one grid, fetch both again"
+            )
+        index = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        return np.where(known[index] == codes, index, UNLABELLED).astype(np.uint8)
+
+    def _read(self, part: str, row: int) -> Item | None:
+        target = self._target(part, row)
+        if (target == UNLABELLED).all():
+            return None
+        now, *before = self._shots(part, row)
+        return Item(now, target, *before)
+
+    @property
+    def _floor(self) -> float:
+        """Of masks alone, without pixels."""
+        train, test = self._count("train"), self._count("test")
+        return constant_iou(self.metric, train, test)
+
+    def _count(self, part: str) -> NDArray[np.int64]:
+        """Labelled pixels of each class in the items of a part that are used: (classes,)."""
+        count = np.zeros(UNLABELLED + 1, np.int64)
+        for row in self._rows[part].tolist():
+            try:
+                target = self._target(part, row)[self._window]
+            except (OSError, LookupError) as broken:
+                raise unreadable(self._path(part, row), broken) from None
+            count += np.bincount(target.ravel(), minlength=len(count))
+        if not count[: len(self.legend)].any():
+            raise ValueError(
+                f"{self._root}: {self.name} has no labelled pixel in its {part} part; its masks must hold "
+                f"codes of {', '.join(map(str, self.legend))}, fetch them again"
+            )
+        return count[: len(self.legend)]
+
+
+def filled(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Numbers (c, h, w) in which pixels that hold none (NaN) take the median of their band."""
+    hole = np.isnan(numbers)
+    if not hole.any() or hole.all(axis=(1, 2)).any():
+        return numbers  # nothing to fill, or nothing to fill it with
+    return np.where(hole, np.nanmedian(numbers, axis=(1, 2), keepdims=True), numbers)

@@ -19,10 +19,16 @@ from rasterio.errors import NotGeoreferencedWarning
 from gfmsum.data.sample import Kind
 from gfmsum.sensors import LANDSAT, MODIS, NAIP, S1, S2, Sensor
 
+LEAST_POWER = np.float32(1e-5)
+"""Linear backscatter below this counts as this, -50 dB: where water is calm, subtracting the noise leaves 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Physics:
-    """A data set's bands in the order of its files: value = number * scale + offset, in the sensor's unit."""
+    """A data set's bands in the order of its files: value = number * scale + offset, in the sensor's unit.
+
+    Numbers that are linear power become dB instead.
+    """
 
     sensor: Sensor
     bands: tuple[tuple[str, str], ...]  # (their name, the sensor's name)
@@ -32,6 +38,7 @@ class Physics:
     dtype: str | None = (
         None  # what the numbers are stored as, where another type means another scale
     )
+    power: bool = False  # whether the numbers are linear backscatter, for a unit of dB
 
     @property
     def theirs(self) -> tuple[str, ...]:
@@ -46,6 +53,11 @@ class Physics:
     def values(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
         """Numbers as values: float32, of the same shape."""
         out: NDArray[np.float32] = numbers.astype(np.float32)
+        if self.power:
+            np.maximum(out, LEAST_POWER, out=out)
+            np.log10(out, out=out)
+            out *= 10
+            return out
         out *= np.float32(self.scale)
         out += np.float32(self.offset)
         return out
@@ -99,6 +111,11 @@ MOD09A1_TILES = Physics(
 EUROSAT_S1 = Physics(S1, _same(["VV", "VH"]), 10.0)
 EUROSAT_S2 = Physics(S2, _same(_EUROSAT), 10.0, scale=1e-4)
 LCZ_S2 = Physics(S2, _same(_LCZ), 10.0)  # So2Sat divided by 10,000 before publishing
+DFC2020_S1 = Physics(S1, _same(["VV", "VH"]), 10.0)
+DFC2020_S2 = Physics(S2, _same([band.name for band in S2.bands]), 10.0, scale=1e-4)
+# Web Mercator's pixels: 10 m at the equator, less elsewhere.
+FLOOD_S1 = Physics(S1, _same(["VV", "VH"]), 10.0, power=True)
+CHESAPEAKE = Physics(NAIP, _same(["R", "G", "B", "NIR"]), 1.0, dtype="uint8")
 USAVARS = Physics(NAIP, _same(["R", "G", "B", "NIR"]), 4.0)
 
 
