@@ -27,9 +27,9 @@ apart is the six sorts of pattern, how often which cover is there, and the physi
 which of :data:`COVERS` most of the pixel's ground belongs to, on the pictures of ``landuse``. ``clearing``: of
 which pixels more than half has been cleared between two dates, see :func:`gfmsum.data.surface.revisit`; the
 earlier pictures are those of ``landuse``, the later ones were taken at another moment, in another season.
-It asks about the first :data:`PAIRS` of every part. The floors of their scales are the same number for
-every sensor: the mean of what a constant answer scores on 300 items of the founding five in world 0, at 32 px. On each of
-them, and on any other sensor of the catalog, it scores within 0.01 of that.
+It asks about the first :data:`PAIRS` of every part. The floors of their scales are the same number for every
+sensor: the mean of what a constant answer scores on 300 items of the founding five in world 0, at 32 px. On
+each of them, and on any other sensor of the catalog, it scores within 0.01 of that.
 
 Where the instrument itself is to be tested, a control puts something else in the other sensors' place,
 see :data:`gfmsum.config.CONTROLS`.

@@ -164,3 +164,19 @@ class Encoder(nn.Module):
     def embed(self, x: Tensor, bands: Sequence[Band], gsd_m: float | None = None) -> Tensor:
         """One vector per image, the mean of its patch tokens: float (b, d)."""
         return self.forward_features(x, bands, gsd_m).mean(dim=1)
+
+    def embed_together(self, views: Sequence[tuple[Tensor, Sequence[Band], float]]) -> Tensor:
+        """One vector for several sensors' images of the same places, which see each other in the trunk.
+
+        Args:
+            views: images (b, c, h, w) of any size, their bands, and the pixel size in metres; one for each
+                sensor, row by row of the same places.
+
+        Returns:
+            float (b, d), the mean over all tokens.
+        """
+        side, tokens = self.patch_px, []
+        for x, bands, gsd_m in views:
+            grid = (x.shape[-2] // side, x.shape[-1] // side)
+            tokens.append(self.tokens(patchify(x, side), bands, grid, gsd_m))
+        return self.trunk(torch.cat(tokens, dim=1)).mean(dim=1)

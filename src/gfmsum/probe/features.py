@@ -80,14 +80,15 @@ class Cache:
         if self.folder is None or not self.encoder or what.startswith("grid"):
             return make()
         # Pixels and not their names: what was computed from other pixels is never taken for it.
-        digest = hashlib.sha256(f"1 {self.encoder} {what} {samples.kind}".encode())
+        shape = samples.pixels.shape
+        digest = hashlib.sha256(f"1 {self.encoder} {what} {samples.kind} {shape}".encode())
         for part in (samples.pixels, train):
             digest.update(np.ascontiguousarray(part).data)
         path = self.folder / f"{digest.hexdigest()[:32]}.npy"
         if path.is_file():
             try:
                 return np.asarray(np.load(path, allow_pickle=False))
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 pass  # a damaged file is made again
         made = make()
         write_array(path, made)
@@ -126,12 +127,14 @@ class Encoded:
 
     def pooled(self, samples: Samples, train: Rows) -> Array:
         """The mean patch token, or what else the encoder's ``embed`` gives: float64 (n, k)."""
-        tokens = self._cache.held(f"grid {self.blocks}", samples, train)
-        if tokens is not None and self._means:
-            return tokens.mean(axis=(1, 2), dtype=np.float64)
-        found = self._cache.get(
-            f"pooled {self.blocks}", samples, train, lambda: self._run(samples, train, self._embed)
-        )
+
+        def make() -> NDArray[np.float32]:
+            tokens = self._cache.held(f"grid {self.blocks}", samples, train)
+            if tokens is None or not self._means:
+                return self._run(samples, train, self._embed)
+            return tokens.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+
+        found = self._cache.get(f"pooled {self.blocks}", samples, train, make)
         return found.astype(np.float64)
 
     def grid(self, samples: Samples, train: Rows) -> Grid:

@@ -323,6 +323,11 @@ def probe(
 def _check(items: Labelled) -> None:
     """Refuse labels that no probe can be fitted on."""
     task, target = items.task, items.target
+    for _, val, _ in items.folds:
+        if not (target[val] != UNLABELLED if task.dense else np.ones(len(val))).any():
+            raise ValueError(
+                f"task {task.name}: validation items hold no label to choose settings by; split anew"
+            )
     if task.kind == "regression":
         if not np.isfinite(target).all():
             raise ValueError(

@@ -121,18 +121,20 @@ class Answers:
         wanted = torch.from_numpy(np.asarray(self.items.target[rows]))
         if self.items.task.kind == "regression":
             return (wanted.float() - self.centre) / self.spread
-        return wanted.long() if turn is None or not self.items.task.dense else turn(wanted.long())
+        if not self.items.task.dense:
+            return wanted.long()
+        # Continued as the images are, so that both stay in place when they are turned.
+        down, right = self.cover[0] - wanted.shape[-2], self.cover[1] - wanted.shape[-1]
+        wide = F.pad(wanted.long(), (0, right, 0, down), value=UNLABELLED)
+        return wide if turn is None else turn(wide)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy over items or labelled pixels, or mean squared error."""
         if self.items.task.kind == "regression":
             return F.mse_loss(outputs[:, 0], target)
         if self.items.task.dense:
-            h, w = target.shape[-2:]
             outputs = F.interpolate(outputs, self.cover, mode="bilinear", align_corners=False)
-            lost = F.cross_entropy(
-                outputs[..., :h, :w], target, ignore_index=UNLABELLED, reduction="sum"
-            )
+            lost = F.cross_entropy(outputs, target, ignore_index=UNLABELLED, reduction="sum")
             return lost / (target != UNLABELLED).sum().clamp(min=1)
         return F.cross_entropy(outputs, target)
 
@@ -258,6 +260,7 @@ def _searched(
         return np.concatenate(found).astype(np.float64), loss if math.isfinite(loss) else math.inf
 
     outputs, rate, edge = search(fits, RATES, RATE_LIMITS, 0.5)
+    finite(outputs, task)
     if task.dense:
         cells = np.moveaxis(outputs, 1, -1)
         grid = Grid(np.empty((0, *cells.shape[1:3], 0), np.float32), *answers.cover)
@@ -320,7 +323,10 @@ def _groups(model: nn.Module, rate: float) -> list[dict[str, Any]]:
     except ValueError:  # a convolutional network: one rate for all of it
         trunk = []
     place = {id(p): i + 1 for i, block in enumerate(trunk) for p in block.parameters()}
-    last = [p for name, p in encoder.named_parameters() if name.split(".")[-2:-1] == ["norm"]]
+    # Only the norm beside the blocks comes after them: what makes the tokens may have one too.
+    first = next((name for name, m in encoder.named_modules() if trunk and m is trunk[0]), "")
+    beside = first.removesuffix("blocks.0") + "norm."
+    last = [p for name, p in encoder.named_parameters() if name.startswith(beside)]
     place = {id(p): len(trunk) for p in last if id(p) not in place} | place
     found = [
         {

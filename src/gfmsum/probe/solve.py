@@ -1,9 +1,9 @@
 """L2-regularised linear models for a whole grid of strengths at once.
 
-Of logistic regression, all strengths share their features, so one matrix product serves all of them; each has its own L-BFGS memory
-and step. The problem is turned into the principal axes of the training features, where the curvature of the
-logistic loss is bounded by a diagonal (Böhning 1992), and scaled by that bound: what makes ill-conditioned
-features slow elsewhere is gone before the first step.
+Of logistic regression, all strengths share their features, so one matrix product serves all of them; each has
+its own L-BFGS memory and step. The problem is turned into the principal axes of the training features, where
+the curvature of the logistic loss is bounded by a diagonal (Böhning 1992), and scaled by that bound: what makes
+ill-conditioned features slow elsewhere is gone before the first step.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEMORY = 10  # pairs of steps and gradients that L-BFGS remembers
-MOST_STEPS = 300
-TOLERANCE = 1e-3  # of the gradient's norm, beside that at the start
+MOST_STEPS = 1000
+TOLERANCE = 1e-5  # of the gradient's norm, beside that at the start
 ARMIJO = 1e-4  # share of the promised decrease that a step must deliver
 
 type Array = NDArray[np.float64]

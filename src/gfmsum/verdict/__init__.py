@@ -12,6 +12,7 @@ what can be said of them together.
 from gfmsum.verdict.design import CONTRASTS, Contrast, Design, Estimate, Kind, Verdict
 from gfmsum.verdict.judging import detectable, holm, judge, satterthwaite
 from gfmsum.verdict.text import table
+from gfmsum.verdict.variance import lead
 
 __all__ = [
     "CONTRASTS",
@@ -23,6 +24,7 @@ __all__ = [
     "detectable",
     "holm",
     "judge",
+    "lead",
     "satterthwaite",
     "table",
 ]

@@ -304,3 +304,37 @@ def generalist(
     return weights, Measured(
         runs, utility, items, by_place if links else {}, places, stratum, clusters
     )
+
+
+def lead(
+    runs: Floats, floor: Floats, cluster: Names, confidence: float = 0.95
+) -> tuple[float, float]:
+    """By how much an arm beats a floor that no run stands behind, on one task.
+
+    Args:
+        runs: (r, n) contributions of n test items in r replicates.
+        floor: (n,) contributions of the same items to the floor's score.
+        cluster: (n,) the items' clusters.
+        confidence: of the two-sided interval.
+
+    Returns:
+        The mean difference and the lower end of its t interval, which carries the variance between
+        clusters of items and, if there are several, between runs (Satterthwaite's degrees of freedom).
+    """
+    from scipy.stats import t
+
+    ahead = runs.mean(axis=0) - floor
+    _, place = np.unique(cluster, return_inverse=True)
+    sums = np.bincount(place, weights=ahead - ahead.mean())
+    g, r, n = len(sums), len(runs), len(floor)
+    if g < 2:
+        return float(ahead.mean()), -np.inf
+    parts = [(float((sums**2).sum() * g / (g - 1) / n**2), g - 1)]
+    if r > 1:
+        parts.append((float(runs.mean(axis=1).var(ddof=1) / r), r - 1))
+    variance = sum(square for square, _ in parts)
+    if variance == 0:
+        return float(ahead.mean()), float(ahead.mean())
+    df = variance**2 / sum(square**2 / freedom for square, freedom in parts)
+    reach = float(t.ppf((1 + confidence) / 2, df)) * variance**0.5
+    return float(ahead.mean()), float(ahead.mean() - reach)

@@ -1,0 +1,256 @@
+"""How fast probes are: beside scikit-learn, beside encoding anew in every epoch, beside a pretraining.
+
+    uv run python experiments/speed/probes.py [threads=1] [rounds=3] [sensor=s1]
+
+In one process, interleaved, medians. First the linear probe, over its whole grid of strengths, beside
+scikit-learn's LogisticRegressionCV on the same grid and criterion at its default tolerance: with the same
+single split, and with five folds. scikit-learn is handed standardised features and fits anew on training and
+validation items together, so that each is judged on the items that its answer was fitted on, at the strength
+that it chose: by how far its objective lies above one solved to 1e-9. Then a frozen encoder with a linear head
+that is trained by AdamW and encodes its images in every epoch, at one learning rate, without augmentation.
+Then all probes of one run, as a job carries them out, beside its pretraining, without the cost of its trainer.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import os
+import sys
+
+from gfmsum.words import read_words
+
+_, WORDS = read_words(sys.argv[1:], ("threads", "rounds", "sensor"))
+THREADS, ROUNDS = int(WORDS.get("threads", 1)), int(WORDS.get("rounds", 3))
+# Before NumPy is imported, which asks once.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(THREADS)
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import PredefinedSplit
+
+from gfmsum.budget import BUDGETS
+from gfmsum.config import SyntheticConfig
+from gfmsum.data.modules import SensorDataModule, Statistics
+from gfmsum.data.sample import Labelled, Rows
+from gfmsum.data.synthetic import Synthetic
+from gfmsum.pretrain import Pretraining, initialised
+from gfmsum.probe.features import Array, Encoded
+from gfmsum.probe.fit import GRID, Fold, linear, probe, standardise
+from gfmsum.probe.solve import logistic
+from gfmsum.records import Task
+
+BUDGET, SENSOR = BUDGETS["tiny"], WORDS.get("sensor", "s1")
+SIDE = BUDGET.model.image_px
+EPOCHS = 50  # of a trained head: Copernicus-Bench takes 50, PANGAEA 80
+MEASURED_EPOCHS = 2
+STRENGTHS = 10.0 ** np.arange(GRID[0], GRID[1] + 0.5)
+BATCH = 64  # images that both ways of encoding take at a time
+MEASURED_SAMPLES = 300  # of a pretraining
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(THREADS)
+    source = Synthetic(SyntheticConfig())
+    (landuse,) = (task for task in source.tasks(SENSOR) if task.name == f"landuse_{SENSOR}")
+    items = source.labelled(landuse, SIDE)
+    (fold,) = items.folds
+    print(f"{THREADS} threads, medians of {ROUNDS} rounds")
+
+    print("\n1. The linear probe, whole grid of strengths")
+    compare(landuse.name, encoder().pooled(items.samples, fold[0]), items.target, fold, landuse)
+    for width in (384, 768):
+        x, labels = draws(width)
+        part = np.split(np.arange(len(x)), [1200, 1600])
+        task = Task("drawn", SENSOR, "classification", "accuracy", 0.1, 1.0, tuple("0123456789"))
+        compare(f"drawn, width {width}", x, labels, (part[0], part[1], part[2]), task)
+
+    print(f"\n2. Encoding once, beside encoding in every epoch ({landuse.name}, tiny model)")
+    found = interleaved({"once": lambda: once(items), "epochs": lambda: epochs(items)})
+    single, whole = found["once"][0], found["epochs"][0] * EPOCHS / MEASURED_EPOCHS
+    print(f"encode all items once, fit all strengths: {single:.2f} s")
+    print(f"{EPOCHS} epochs, encoding training items alone, one rate: {whole:.1f} s")
+    print(f"  ({MEASURED_EPOCHS} epochs measured and multiplied by {EPOCHS / MEASURED_EPOCHS:g})")
+    print(f"ratio: {whole / single:.1f}")
+
+    print(f"\n3. All probes of one run on {SENSOR}, beside its pretraining (solo arm, tiny budget)")
+    rounds = [(all_probes(), pretraining()) for _ in range(ROUNDS)]
+    spent = {name: statistics.median(each[name] for each, _ in rounds) for name in rounds[0][0]}
+    trained = statistics.median(seconds for _, seconds in rounds)
+    print(
+        f"pretraining: {trained:.1f} s (rendering and steps of {MEASURED_SAMPLES} samples measured; "
+        f"multiplied to {BUDGET.unique:,} rendered and {BUDGET.seen:,} seen)"
+    )
+    probes = sum(spent.values())
+    for name, seconds in [
+        *spent.items(),
+        ("all", probes),
+        ("all but render", probes - spent["render"]),
+    ]:
+        print(f"{name:<22}{seconds:>8.2f} s{seconds / trained:>8.1%} of the pretraining")
+
+
+def interleaved(timed: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
+    """Median seconds of each, and what it returns."""
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    last: dict[str, Any] = {}
+    for _ in range(ROUNDS):
+        for name, go in timed.items():
+            began = time.perf_counter()
+            last[name] = go()
+            times[name].append(time.perf_counter() - began)
+    return {name: (statistics.median(found), last[name]) for name, found in times.items()}
+
+
+def encoder() -> Encoded:
+    """Features of an untrained tiny model, nothing computed yet."""
+    return Encoded(initialised(BUDGET, 0, 0).encoder, batch=BATCH)
+
+
+# The linear probe beside scikit-learn.
+
+
+def draws(width: int, items: int = 2000, classes: int = 10) -> tuple[Array, Rows]:
+    """Features whose principal axes fall off as those of encoders do, and noisy labels."""
+    rng = np.random.default_rng(width)
+    spectrum = 1 / np.arange(1, width + 1)
+    axes = np.linalg.qr(rng.standard_normal((width, width)))[0]  # or standardising would undo it
+    z = rng.standard_normal((items, width))
+    logits = (z * spectrum**0.5) @ rng.standard_normal((width, classes))
+    return (z * spectrum) @ axes.T, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+def compare(name: str, features: Array, labels: Rows, fold: Fold, task: Task) -> None:
+    """Three ways to choose a strength and fit: seconds, and how well each has converged."""
+    train, val, _ = fold
+    both = np.concatenate([train, val])
+    x = standardise(features, features[train])
+    single = PredefinedSplit(np.where(np.arange(len(both)) < len(train), -1, 0))
+    options = {"Cs": STRENGTHS, "scoring": "neg_log_loss", "max_iter": 100_000}
+    found = interleaved(
+        {
+            "ours": lambda: linear(features, labels, fold, task),
+            **{
+                f"scikit-learn, {way}": lambda cv=cv: LogisticRegressionCV(cv=cv, **options).fit(
+                    x[both], labels[both]
+                )
+                for way, cv in (("one split", single), ("cv=5", 5))
+            },
+        }
+    )
+    print(
+        f"{name}: {x.shape[1]} features of condition {np.linalg.cond(x[train]):.0e}, "
+        f"{len(train)} + {len(val)} items"
+    )
+    for way, (seconds, model) in found.items():
+        if way == "ours":  # the chosen strength, solved together with all others
+            rows, strength = train, model.strength
+            fit = logistic(x[rows], labels[rows], [strength, *STRENGTHS])
+            weight, bias = fit.weight[0], fit.bias[0]
+        else:
+            rows, strength = both, float(np.ravel(model.C_)[0])
+            weight, bias = model.coef_.T, model.intercept_
+        print(
+            f"  {way:<25}{seconds:>8.3f} s{seconds / found['ours'][0]:>7.1f} x ours   C = {strength:<7g}"
+            f"objective {excess(x[rows], labels[rows], strength, weight, bias):.1e} above the solution's"
+        )
+
+
+def excess(x: Array, labels: Rows, strength: float, weight: Array, bias: Array) -> float:
+    """By what share an objective lies above that of a tightly converged solution."""
+    tight = LogisticRegression(C=strength, solver="newton-cg", tol=1e-9, max_iter=100_000)
+    tight.fit(x, labels)
+
+    def objective(w: Array, b: Array) -> float:
+        chances = log_softmax(x @ w + b, axis=1)[np.arange(len(x)), labels]
+        return float(0.5 * (w**2).sum() - strength * chances.sum())
+
+    return objective(weight, bias) / objective(tight.coef_.T, tight.intercept_) - 1.0
+
+
+# Encoding once, beside encoding in every epoch.
+
+
+def once(items: Labelled) -> None:
+    (fold,) = items.folds
+    linear(encoder().pooled(items.samples, fold[0]), items.target, fold, items.task)
+
+
+def epochs(items: Labelled) -> None:
+    """A linear head on a frozen encoder, trained for a few epochs."""
+    ((train, _, _),) = items.folds
+    pixels, kind, frozen = items.samples.pixels, items.samples.kind, encoder().encoder
+    known, labels = Statistics.of(pixels[train]), torch.from_numpy(items.target)
+    head = torch.nn.Linear(BUDGET.model.width, len(items.task.classes))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    for epoch in range(MEASURED_EPOCHS):
+        order = np.random.default_rng(epoch).permutation(train)
+        for rows in np.split(order, range(BATCH, len(order), BATCH)):
+            x = torch.from_numpy(known.normalise(pixels[rows]))
+            with torch.inference_mode():
+                seen = frozen.embed(x, kind.bands, kind.gsd_m)
+            loss = torch.nn.functional.cross_entropy(head(seen.clone()), labels[rows])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+
+
+# All probes beside a pretraining.
+
+
+def all_probes() -> dict[str, float]:
+    """Seconds of rendering the tasks' items, of encoding them, and of each task's fit."""
+    source, features = Synthetic(SyntheticConfig()), encoder()
+    spent = {"render": 0.0, "encode": 0.0}
+    for task in sorted(source.tasks(SENSOR), key=lambda task: not task.dense):
+        ticks = [time.perf_counter()]
+        items = source.labelled(task, SIDE)
+        ticks.append(time.perf_counter())
+        if task.dense:  # what others on the same images take from memory
+            for samples in (items.samples, items.before):
+                if samples is not None:
+                    features.grid(samples, items.folds[0][0])
+        ticks.append(time.perf_counter())
+        probe(features, items)
+        ticks.append(time.perf_counter())
+        render, encode, spent[f"fit {task.name}"] = np.diff(ticks).tolist()
+        spent["render"] += render
+        spent["encode"] += encode
+    return spent
+
+
+def pretraining() -> float:
+    """Seconds of the solo run, from a few steps of it."""
+    module = Pretraining(initialised(BUDGET, 0, 0), BUDGET)
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    began = time.perf_counter()
+    data = SensorDataModule(
+        Synthetic(SyntheticConfig()), SENSOR, unique=MEASURED_SAMPLES,
+        seen=MEASURED_SAMPLES + BUDGET.batch, batch=BUDGET.batch, image_px=SIDE,
+    )  # fmt: skip
+    data.setup()  # which renders them
+    render = (time.perf_counter() - began) / MEASURED_SAMPLES
+    for batch in data.train_dataloader():
+        loss = module.training_step(batch, batch.step)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        module.on_before_optimizer_step(optimizer)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if batch.step == 0:  # the first counts FLOPs, once for all runs
+            began = time.perf_counter()
+    step = (time.perf_counter() - began) / MEASURED_SAMPLES
+    return render * BUDGET.unique + step * BUDGET.seen
+
+
+if __name__ == "__main__":
+    main()
