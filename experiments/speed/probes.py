@@ -134,16 +134,18 @@ def compare(name: str, features: Array, labels: Rows, fold: Fold, task: Task) ->
     both = np.concatenate([train, val])
     x = standardise(features, features[train])
     single = PredefinedSplit(np.where(np.arange(len(both)) < len(train), -1, 0))
-    options = {"Cs": STRENGTHS, "scoring": "neg_log_loss", "max_iter": 100_000}
+
+    def peer(folds: PredefinedSplit | int) -> LogisticRegressionCV:
+        search = LogisticRegressionCV(
+            Cs=STRENGTHS, cv=folds, scoring="neg_log_loss", max_iter=100_000
+        )
+        return search.fit(x[both], labels[both])
+
     found = interleaved(
         {
             "ours": lambda: linear(features, labels, fold, task),
-            **{
-                f"scikit-learn, {way}": lambda cv=cv: LogisticRegressionCV(cv=cv, **options).fit(
-                    x[both], labels[both]
-                )
-                for way, cv in (("one split", single), ("cv=5", 5))
-            },
+            "scikit-learn, one split": lambda: peer(single),
+            "scikit-learn, cv=5": lambda: peer(5),
         }
     )
     print(

@@ -39,7 +39,8 @@ def task(kind: str, n: int = 120, px: int = 8, seed: int = 0) -> Labelled:
     """A task of any kind whose answer is in the images.
 
     A class is where it is in the plane of the two bands, a value is what the bands differ by; labels of pixels
-    are so in squares of 4 px. What changed got brighter or darker in both bands, by more than places differ.
+    are so in squares of 4 px. What changed got brighter or darker in both bands, by
+    less than places differ.
     """
     rng = np.random.default_rng(seed)
     corners = np.array([[0.0, 4.0], [4.0, 0.0], [-4.0, -4.0]])
@@ -57,7 +58,7 @@ def task(kind: str, n: int = 120, px: int = 8, seed: int = 0) -> Labelled:
         return labelled(SEGMENTS, noise + np.moveaxis(corners[target], -1, 1), target)
     changed = rng.random((n, side, side)) < 0.4
     sign = rng.choice([-1.0, 1.0], size=changed.shape)
-    place = squares(rng.normal(size=changed.shape), px)[:, None]
+    place = squares(5 * rng.normal(size=changed.shape), px)[:, None]
     later = 0.2 * noise + place + 3 * squares(changed * sign, px)[:, None]
     before = samples(0.2 * rng.normal(size=noise.shape) + place)
     return labelled(CHANGES, later, squares(changed.astype(int), px), before)

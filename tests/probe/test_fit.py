@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
 
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.probe.features import BandMeans, BandStatistics, Grid
-from gfmsum.probe.fit import LIMITS, linear, probe, search
+from gfmsum.probe.fit import LIMITS, few, knn, linear, probe, search
 from gfmsum.probe.tasks import measure
 from gfmsum.records import Task
 from gfmsum.sensors import S1
@@ -122,9 +122,9 @@ def test_bad_features_and_labels_are_refused(how: str) -> None:
 
 
 def test_a_probe_that_does_not_exist_or_fit_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ValueError, match="unknown probe 'knm'.*knn"):
+    with pytest.raises(ValueError, match=r"unknown probe 'knm'.*knn"):
         probe(BandMeans(), items(CLASSES), "knm")
-    with pytest.raises(ValueError, match="probe=layers is not for classification.*linear, knn"):
+    with pytest.raises(ValueError, match=r"probe=layers is not for classification.*linear, knn"):
         probe(BandMeans(), items(CLASSES), "layers")
     with pytest.raises(ValueError, match="nothing to tune"):
         probe(BandMeans(), items(CLASSES), "finetune")
@@ -186,3 +186,99 @@ def test_baselines_by_hand() -> None:
     first = np.arange(16)
     want = [first.mean(), first.std(), np.percentile(first, 10), np.percentile(first, 90)]
     np.testing.assert_allclose(BandStatistics().pooled(samples, none)[0, ::2], want)
+
+
+def nearest(features: np.ndarray, target: np.ndarray, fold: tuple, k: int) -> list[np.ndarray]:
+    """Targets of the k training items that point most nearly where each test item does."""
+    train, _, test = fold
+    found = []
+    for row in features[test]:
+        cosine = [
+            row @ features[i] / np.linalg.norm(row) / np.linalg.norm(features[i]) for i in train
+        ]
+        found.append(target[train[np.argsort(cosine)[::-1][:k]]])
+    return found
+
+
+@pytest.mark.parametrize("items_to_train", [120, 7])
+def test_neighbours_are_those_of_a_slow_search(items_to_train: int) -> None:
+    rng = np.random.default_rng(2)
+    features, labels, values = (
+        rng.normal(size=(300, 5)),
+        rng.integers(3, size=300),
+        rng.normal(size=300),
+    )
+    features *= rng.uniform(0.1, 10, size=(300, 1))  # lengths do not count
+    fold = (FOLDS[0][:items_to_train], *FOLDS[1:])
+    k = min(20, items_to_train)
+    found = knn(features, labels, fold, CLASSES)
+    want = [np.bincount(near, minlength=3) for near in nearest(features, labels, fold, k)]
+    np.testing.assert_allclose(found.logits, np.array(want) / k)
+    np.testing.assert_array_equal(found.prediction, np.argmax(want, axis=1))
+    assert found.strength == k
+    regressed = knn(features, values, fold, VALUES)
+    np.testing.assert_allclose(
+        regressed.prediction, [near.mean() for near in nearest(features, values, fold, k)]
+    )
+    assert regressed.logits.shape == (120, 0)
+
+
+def test_tied_votes_go_to_the_lower_class() -> None:
+    fold = (np.arange(4), np.arange(4, 5), np.arange(5, 6))
+    found = knn(np.ones((6, 2)), np.array([2, 1, 2, 1, 0, 0]), fold, CLASSES)
+    assert found.prediction.tolist() == [1.0]
+
+
+def test_neighbours_find_planted_classes_and_only_those_of_training() -> None:
+    features, labels, _ = planted()
+    features = np.delete(features, 3, axis=1)
+    features[:, :3] += 6 * np.eye(3)[labels]
+    assert (knn(features, labels, FOLDS, CLASSES).prediction == labels[FOLDS[2]]).mean() > 0.95
+    labels[FOLDS[0]] %= 2
+    assert set(knn(features, labels, FOLDS, CLASSES).prediction) == {0.0, 1.0}
+
+
+def test_few_labels_are_so_many_of_each_class() -> None:
+    some = items(CLASSES)
+    rare = some.target.copy()
+    train = FOLDS[0]
+    rare[train[rare[train] == 2]] = 1
+    rare[train[:3]] = 2
+    some = replace(some, target=rare)
+    less = few(some, 5, 0)
+    (drawn,) = less.folds
+    assert np.bincount(rare[drawn[0]]).tolist() == [5, 5, 3]
+    assert np.bincount(rare[drawn[1]]).tolist() == [5, 5, 5]
+    assert set(drawn[0]) <= set(FOLDS[0]) and set(drawn[1]) <= set(FOLDS[1])
+    np.testing.assert_array_equal(drawn[2], FOLDS[2])
+    assert less.samples is some.samples and less.target is some.target
+    for part, again, other in zip(
+        drawn[:2], few(some, 5, 0).folds[0], few(some, 5, 1).folds[0], strict=False
+    ):
+        np.testing.assert_array_equal(part, again)
+        assert not np.array_equal(part, other)
+
+
+def test_few_values_are_so_many_in_all() -> None:
+    values = replace(items(CLASSES), task=VALUES, target=np.random.default_rng(0).normal(size=300))
+    (drawn,) = few(values, 12, 0).folds
+    assert [len(part) for part in drawn] == [12, 12, 120]
+    assert len(set(drawn[0])) == 12 and set(drawn[0]) <= set(FOLDS[0])
+    (whole,) = few(values, 1000, 0).folds
+    for part, all_of_it in zip(whole, FOLDS, strict=True):
+        np.testing.assert_array_equal(part, all_of_it)
+
+
+@pytest.mark.parametrize("how", ["linear", "knn"])
+def test_few_labels_can_be_probed_on(how: str) -> None:
+    score, frame = probe(BandStatistics(), few(items(CLASSES), 2, 0), how)
+    assert len(frame) == score.n_test == 120
+    assert np.isfinite(score.value)
+    if how == "knn":
+        assert score.strength == pytest.approx(6)
+
+
+def test_nothing_to_choose_settings_by_is_refused() -> None:
+    none = (FOLDS[0], np.arange(0), FOLDS[2])
+    with pytest.raises(ValueError, match="validation items hold no label to choose settings by"):
+        probe(BandMeans(), items(CLASSES, (none,)))

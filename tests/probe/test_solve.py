@@ -53,9 +53,13 @@ def test_logistic_reaches_the_optimum_of_scikit_learn(
     x, labels = drawn(n, k, classes, how)
     found = logistic(x, labels, STRENGTHS)
     for strength, weight, bias in zip(STRENGTHS, found.weight, found.bias, strict=True):
-        with warnings.catch_warnings():  # where its last digits stall, it is the better of the two that counts
+        with (
+            warnings.catch_warnings()
+        ):  # where its last digits stall, it is the better of the two that counts
             warnings.simplefilter("ignore")
-            oracle = LogisticRegression(C=strength, tol=1e-10, solver="newton-cholesky", max_iter=1000)
+            oracle = LogisticRegression(
+                C=strength, tol=1e-10, solver="newton-cholesky", max_iter=1000
+            )
             oracle.fit(x, labels)
         theirs = oracle.coef_.T, oracle.intercept_
         if classes == 2:  # one weight vector, shared out among two
@@ -81,9 +85,7 @@ def test_logistic_is_what_a_slow_minimiser_finds_with_the_bias_free(classes: int
         )
         chances = np.exp(found.logits(x)[0] - logsumexp(found.logits(x)[0], axis=1, keepdims=True))
         # Where the slope along the bias is zero, mean chances are the classes' shares.
-        np.testing.assert_allclose(
-            chances.mean(axis=0), np.bincount(labels) / len(x), atol=1e-4
-        )
+        np.testing.assert_allclose(chances.mean(axis=0), np.bincount(labels) / len(x), atol=1e-4)
 
 
 def test_strengths_do_not_disturb_each_other() -> None:

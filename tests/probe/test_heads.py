@@ -1,0 +1,289 @@
+"""Probes trained by gradient descent, and what holds for every probe: planted answers, seeds, test items."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gfmsum.data.sample import UNLABELLED, Labelled
+from gfmsum.probe import heads
+from gfmsum.probe.features import BandMeans, BandStatistics, Encoded, Features
+from gfmsum.probe.fit import PROBES, Probed, probe
+from gfmsum.probe.heads import Answers, Tuned, Turn
+from tests.probe.planted import SEGMENTS, PatchMeans, encoder, labelled, samples, task
+
+EVERY = [(how, kind) for how, each in PROBES.items() for kind in each.kinds]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "EPOCHS", 8)
+    monkeypatch.setattr(heads, "TUNE_EPOCHS", 4)
+    monkeypatch.setattr(heads, "BATCH", 8)
+    monkeypatch.setattr(heads, "HIDDEN", 16)
+    monkeypatch.setattr(heads, "RATES", (-2.0, -1.5))
+    monkeypatch.setattr(heads, "RATE_LIMITS", (-2.0, -1.5))
+
+
+def features(how: str) -> Features:
+    """Of our encoder where something is learned of many channels, else such as answers are planted in."""
+    return Encoded(encoder() if how in ("attentive", "finetune") else PatchMeans())
+
+
+def fitted(how: str, items: Labelled, seed: int = 0) -> Probed:
+    return PROBES[how].fit(features(how), items, items.folds[0], seed)
+
+
+def same(a: Probed, b: Probed) -> bool:
+    return (
+        np.array_equal(a.prediction, b.prediction, equal_nan=True)
+        and np.array_equal(a.logits, b.logits)
+        and a.strength == b.strength
+        and np.array_equal(a.confusions, b.confusions)  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("how", "kind"), EVERY)
+def test_planted_answers_are_found_and_shuffled_ones_are_not(how: str, kind: str) -> None:
+    items = task(kind, n=160)
+    # The 20 nearest of 80 values lie far apart, and few epochs do not tune to the end.
+    least = {"knn regression": 0.4}.get(f"{how} {kind}", 0.5 if how == "finetune" else 0.7)
+    score, frame = probe(features(how), items, how)
+    assert score.value > least
+    assert frame["contribution"].mean() == pytest.approx(score.utility)
+    shuffled = np.random.default_rng(1).permutation(items.target)
+    lost, _ = probe(features(how), replace(items, target=shuffled), how)
+    chance = {"classification": 1 / 3, "regression": 0.0, "segmentation": 0.2}.get(kind, 0.4)
+    # Of 40 test items, whole ones vary by 0.075 and 64 pixels of each by less.
+    assert lost.value < chance + (0.15 if kind in ("classification", "regression") else 0.05)
+
+
+@pytest.mark.parametrize(("how", "kind"), EVERY)
+def test_test_items_have_no_say(how: str, kind: str) -> None:
+    items = task(kind, n=40)
+    test = items.folds[0][2]
+    poisoned = items.target.copy()
+    if items.task.dense:
+        last = len(items.task.classes) - 1
+        poisoned[test] = last - poisoned[test]
+    else:
+        poisoned[test] = 0
+    a, b = fitted(how, items), fitted(how, replace(items, target=poisoned))
+    if items.task.dense:  # pixels of each answer stay, and are now counted as another class
+        assert a.confusions is not None and b.confusions is not None
+        b = replace(b, confusions=b.confusions[:, ::-1])
+    assert same(a, b)
+
+
+@pytest.mark.parametrize(("how", "kind"), EVERY)
+def test_test_items_do_not_see_each_other(how: str, kind: str) -> None:
+    items = task(kind, n=40)
+    test = items.folds[0][2]
+    pixels = items.samples.pixels.copy()
+    pixels[test[0]] = 1e4
+    a, b = fitted(how, items), fitted(how, replace(items, samples=samples(pixels)))
+    assert a.strength == b.strength
+    if items.task.dense:
+        assert a.confusions is not None and b.confusions is not None
+        np.testing.assert_array_equal(a.confusions[1:], b.confusions[1:])
+    else:
+        np.testing.assert_array_equal(a.prediction[1:], b.prediction[1:])
+
+
+@pytest.mark.parametrize(("how", "kind"), EVERY)
+def test_an_answer_is_the_seed_s_and_leaves_other_generators_alone(how: str, kind: str) -> None:
+    items = task(kind, n=40)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = fitted(how, items)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.random.get_state()[1].tolist() == numpy_before  # noqa: NPY002
+    torch.manual_seed(6)
+    assert same(first, fitted(how, items))
+
+
+@pytest.mark.parametrize(("how", "kind"), [("attentive", "classification"), ("layers", "segmentation"),
+                                           ("finetune", "classification")])  # fmt: skip
+def test_another_seed_is_another_head(how: str, kind: str) -> None:
+    items = task(kind, n=40)
+    shuffled = replace(items, target=np.random.default_rng(1).permutation(items.target))
+    assert not same(fitted(how, shuffled), fitted(how, shuffled, seed=1))
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "change_segmentation"])
+def test_tuning_leaves_the_given_encoder_as_it_was(kind: str) -> None:
+    model = encoder()
+    before = copy.deepcopy(model.state_dict())
+    given = Encoded(model)
+    items = task(kind, n=40)
+    tuned = PROBES["finetune"].fit(given, items, items.folds[0], 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+    # And a second time from the same start.
+    assert same(tuned, PROBES["finetune"].fit(given, items, items.folds[0], 0))
+
+
+def test_tuning_moves_every_part_of_the_encoder() -> None:
+    items = task("classification", n=40)
+    model = Tuned(encoder(), nn.Linear(16, 3), items)
+    before = copy.deepcopy(model.state_dict())
+    answers = Answers.of(items, items.folds[0][0])
+    pixels = torch.from_numpy(items.samples.pixels)
+    train = items.folds[0][0]
+    heads._train(
+        model, lambda rows: pixels[torch.from_numpy(rows)], answers, train, 0, 1e-2, 2, True, "cpu"
+    )
+    moved = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert {"head.weight", "encoder.norm.weight", "encoder.blocks.0.attn.qkv.weight",
+            "encoder.blocks.3.mlp.fc1.weight", "encoder.embedding.kernels.kernel.weight"} <= moved  # fmt: skip
+
+
+def test_learning_rates_fall_from_block_to_block_towards_the_input() -> None:
+    model = Tuned(encoder(), nn.Linear(16, 3), task("classification", n=8))
+    groups = heads._groups(model, 0.01)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates)
+    names = dict(model.named_parameters())
+    assert set(rates) == {id(p) for p in names.values()}
+    for name, parameter in names.items():
+        room, _, rest = name.partition(".")
+        if room == "head":
+            want = 0.01
+        elif rest.startswith("blocks."):
+            want = 0.01 * 0.1 * 0.75 ** (3 - int(rest.split(".")[1]))
+        elif rest.startswith("norm."):
+            want = 0.01 * 0.1
+        else:  # what makes the tokens, norms of its own among it
+            want = 0.01 * 0.1 * 0.75**4
+        assert rates[id(parameter)] == pytest.approx(want), name
+
+
+def test_learning_rates_of_wrapped_encoders_and_of_convolutional_ones() -> None:
+    items = task("classification", n=8)
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = encoder()
+
+    def rates(inner: nn.Module) -> dict[str, float]:
+        model = Tuned(inner, nn.Linear(16, 3), items)
+        found = {id(p): g["lr"] for g in heads._groups(model, 1.0) for p in g["params"]}
+        return {name: found[id(p)] for name, p in model.named_parameters()}
+
+    wrapped = rates(Wrapped())
+    assert wrapped["encoder.inside.norm.weight"] == pytest.approx(0.1)
+    assert wrapped["encoder.inside.blocks.2.norm1.weight"] == pytest.approx(0.075)
+    assert wrapped["encoder.inside.embedding.kernels.norm.weight"] == pytest.approx(0.1 * 0.75**4)
+    flat = rates(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)))
+    assert {v for name, v in flat.items() if "encoder" in name} == {0.1}
+    assert flat["head.weight"] == 1.0
+
+
+def test_other_heads_have_one_rate() -> None:
+    (group,) = heads._groups(heads.Layers(4, 3), 0.02)
+    assert group["lr"] == 0.02 and len(group["params"]) == 6
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("px", [8, 6])
+def test_labels_turn_with_their_images(quarters: int, mirrored: bool, px: int) -> None:
+    """Also where images are continued until patches fit: there labels must not slip."""
+    items = task("segmentation", n=4, px=px)
+    rows, turn = np.arange(4), Turn(quarters, mirrored)
+    answers = Answers.of(items, rows, (8, 8))
+    image = torch.full((4, 1, 8, 8), float(UNLABELLED))
+    image[:, 0, :px, :px] = torch.from_numpy(items.target).float()
+    turned = answers.target(rows, turn)
+    assert torch.equal(turned, turn(image)[:, 0].long())
+    logits = 50 * torch.stack([turn(image)[:, 0] == c for c in range(3)], dim=1).float()
+    assert float(answers.loss(logits, turned)) < 1e-6
+
+
+def test_unlabelled_pixels_do_not_count_in_the_loss() -> None:
+    items = task("segmentation", n=4)
+    items.target[:, :, 3:] = UNLABELLED
+    answers = Answers.of(items, np.arange(4), (8, 8))
+    outputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    want = nn.functional.cross_entropy(
+        outputs[..., :3], torch.from_numpy(items.target[..., :3]).long()
+    )
+    found = answers.loss(outputs, answers.target(np.arange(4)))
+    assert float(found) == pytest.approx(float(want))
+    nothing = torch.full((4, 8, 8), UNLABELLED)
+    assert float(answers.loss(outputs, nothing)) == 0.0
+
+
+def test_values_come_back_in_their_own_unit() -> None:
+    items = task("regression", n=80)
+    far = replace(items, target=1000 + 50 * items.target)
+    a, b = fitted("attentive", items), fitted("attentive", far)
+    np.testing.assert_allclose(b.prediction, 1000 + 50 * a.prediction, atol=0.5)
+
+
+@pytest.mark.parametrize("how", ["layers", "finetune"])
+@pytest.mark.parametrize("kind", ["segmentation", "change_segmentation"])
+def test_every_pixel_is_answered_where_patches_do_not_fit(how: str, kind: str) -> None:
+    items = task(kind, n=40, px=10)
+    found = fitted(how, items)
+    assert found.confusions is not None
+    assert (found.confusions.sum(axis=(1, 2)) == 100).all()
+
+
+def test_images_that_are_not_square_are_tuned_on() -> None:
+    target = np.random.default_rng(0).integers(3, size=(24, 8, 12))
+    pixels = np.stack([target == 1, target == 2], axis=1)
+    found = fitted("finetune", labelled(SEGMENTS, pixels, target))
+    assert found.confusions is not None and found.confusions.sum() == 6 * 96
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"), [(how, kind) for how, kind in EVERY if kind in ("classification", "segmentation")]
+)  # fmt: skip
+def test_a_class_absent_from_training_stays_finite_and_linear_and_knn_never_answer_it(
+    how: str, kind: str
+) -> None:
+    items = task(kind, n=80)
+    train = items.folds[0][0]
+    items.target[train] %= 2
+    score, frame = probe(features(how), items, how)
+    assert np.isfinite(score.value) and np.isfinite(frame["contribution"]).all()
+    if how not in ("linear", "knn"):
+        return
+    if kind == "segmentation":
+        assert np.array(frame["confusion"].tolist()).reshape(-1, 3, 3)[..., 2].sum() == 0
+    else:
+        assert set(frame["prediction"]) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("how", ["attentive", "layers", "finetune"])
+def test_what_is_not_finite_is_refused(how: str) -> None:
+    items = task("segmentation" if how == "layers" else "classification", n=40)
+    model = encoder()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc1.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"\d+ of \d+ items have features that are not finite"):
+        probe(Encoded(model), items, how)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("layers", "segmentation"), ("finetune", "segmentation"),
+                                           ("finetune", "change_segmentation")])  # fmt: skip
+def test_labels_that_decide_nothing_are_refused(how: str, kind: str) -> None:
+    items = task(kind, n=40)
+    items.target[items.folds[0][1]] = UNLABELLED
+    with pytest.raises(ValueError, match="validation items hold no label"):
+        probe(features(how), items, how)
+
+
+def test_statistics_have_nothing_to_tune() -> None:
+    for baseline in (BandMeans(), BandStatistics()):
+        with pytest.raises(ValueError, match="finetune needs an encoder"):
+            probe(baseline, task("classification", n=40), "finetune")
