@@ -32,16 +32,16 @@ def test_presets_hold_equal_mixes_in_equal_parts() -> None:
 
 
 def test_a_quarter_of_the_patches_is_visible() -> None:
-    assert (TINY.patches, TINY.visible) == (64, 16)
+    assert (TINY.patches, TINY.visible, TINY.predicted) == (64, 16, 48)
 
 
 OTHER = Architecture(
     width=48, depth=3, heads=3, decoder_width=24, decoder_depth=2, decoder_heads=3,
-    image_px=48, patch_px=8, mask_ratio=0.6,
+    image_px=48, patch_px=8, mask_ratio=0.6, predict_ratio=0.5,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [TINY, OTHER, replace(OTHER, embed="per_sensor")])
+@pytest.mark.parametrize("model", [TINY, OTHER, replace(OTHER, embed="per_sensor", predict_ratio=1.0)])
 @pytest.mark.parametrize("sensor", ["s1", "s2"])
 def test_an_images_flops_are_those_of_the_real_graph(model: Architecture, sensor: str) -> None:
     bands = SENSORS[sensor].bands

@@ -114,7 +114,7 @@ class Pretraining(L.LightningModule):
             cost.seen += images
             cost.seen_by_sensor[kind.sensor] = cost.seen_by_sensor.get(kind.sensor, 0) + images
             cost.encoder_tokens += images * model.visible
-            cost.decoder_tokens += images * model.patches
+            cost.decoder_tokens += images * (model.visible + model.predicted)
             cost.flops += fixed + each * images
         return cost
 

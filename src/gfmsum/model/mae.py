@@ -74,11 +74,11 @@ class MaskedAutoencoder(nn.Module):
     def choose(self, images: int, patches: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which patches the encoder sees and which are hidden: int64 (images, v) and (images, n - v).
 
-        Each row is sorted, with values below ``patches``.
+        Values are below ``patches``, in random order.
         """
         keep = max(1, round(patches * (1 - self.model.mask_ratio)))
         order = torch.rand(images, patches, generator=rng).argsort(dim=1)
-        return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+        return order[:, :keep], order[:, keep:]
 
     def forward(
         self,
@@ -97,11 +97,11 @@ class MaskedAutoencoder(nn.Module):
             rows: which of the ``of`` masks drawn are for these images; all of them, in order, if None.
 
         Returns:
-            For each view float32 (b,): squared error over its hidden patches, in units of each
-            band group's variance.
+            For each view float32 (b,): squared error over the share of its hidden patches that a step
+            predicts, in units of each band group's variance.
         """
         errors = []
-        predicted = self._predict(views, rng, rows, of)
+        predicted = self._predict(views, rng, self.model.predict_ratio, rows, of)
         for (guess, hidden, patches), (pixels, bands, _) in zip(predicted, views, strict=True):
             mean, deviation = group_statistics(pixels, bands)
             target = (
@@ -121,7 +121,7 @@ class MaskedAutoencoder(nn.Module):
         """
         pixels, bands, _ = view
         h, w = pixels.shape[-2:]
-        ((guess, hidden, patches),) = self._predict([view], rng)
+        ((guess, hidden, patches),) = self._predict([view], rng, predict_ratio=1)
         mean, deviation = group_statistics(pixels, bands)
         index = hidden[:, :, None, None].expand(guess.shape)
         filled = patches.scatter(1, index, (guess * deviation + mean).to(patches.dtype))
@@ -135,10 +135,11 @@ class MaskedAutoencoder(nn.Module):
         self,
         views: Sequence[View],
         rng: torch.Generator,
+        predict_ratio: float,
         rows: Sequence[int] | None = None,
         of: int | None = None,
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of every view: predictions (b, n - v, c, p) of the hidden patches, which these are (b, n - v), and
+        """Of every view: predictions (b, m, c, p) of m of the hidden patches, which these are (b, m), and
         all patches (b, n, c, p)."""
         patch_px = self.model.patch_px
         sizes = {tuple(pixels.shape[-2:]) for pixels, _, _ in views}
@@ -152,6 +153,7 @@ class MaskedAutoencoder(nn.Module):
             (chosen if rows is None else chosen[list(rows)]).to(device)
             for chosen in self.choose(of or sum(counts), grid[0] * grid[1], rng)
         )
+        hidden = hidden[:, : max(1, round(hidden.shape[1] * predict_ratio))]
         patches = [patchify(pixels, patch_px) for pixels, _, _ in views]
         kinds = [bands for _, bands, _ in views]
         embedded = [
@@ -166,17 +168,15 @@ class MaskedAutoencoder(nn.Module):
         ]
         encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded)))
 
-        width = encoded.shape[-1]
-        index = visible[:, :, None].expand(-1, -1, width)
-        tokens = self.mask_token.to(encoded.dtype).expand(sum(counts), grid[0] * grid[1], width)
-        tokens = tokens.scatter(1, index, encoded)
+        masked = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+        places = torch.cat([visible, hidden], dim=1)
         positions = [
-            ground_positions(*grid, gsd_m * patch_px, width).to(device).expand(count, -1, -1)
-            for (_, _, gsd_m), count in zip(views, counts, strict=True)
+            ground_positions(*grid, gsd_m * patch_px, encoded.shape[-1]).to(device)[where]
+            for (_, _, gsd_m), where in zip(views, torch.split(places, counts), strict=True)
         ]
-        tokens = tokens + torch.cat(positions)
+        tokens = torch.cat([encoded, masked], dim=1) + torch.cat(positions)
         decoded = self.decoder_norm(run_blocks(self.decoder, tokens, self.encoder.recompute))
-        wanted = decoded.gather(1, hidden[:, :, None].expand(-1, -1, width))
+        wanted = decoded[:, visible.shape[1] :]
         return [
             (self.prediction(tokens_of, generated), which, part)
             for tokens_of, generated, which, part in zip(
