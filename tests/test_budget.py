@@ -41,7 +41,9 @@ OTHER = Architecture(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [TINY, OTHER, replace(OTHER, embed="per_sensor", predict_ratio=1.0)])
+@pytest.mark.parametrize(
+    "model", [TINY, OTHER, replace(OTHER, embed="per_sensor", predict_ratio=1.0)]
+)
 @pytest.mark.parametrize("sensor", ["s1", "s2"])
 def test_an_images_flops_are_those_of_the_real_graph(model: Architecture, sensor: str) -> None:
     bands = SENSORS[sensor].bands

@@ -32,7 +32,7 @@ class Architecture:
     patch_px: int  # side of a patch
     mask_ratio: float = 0.75
     # Share of the hidden patches that a step decodes and predicts, others in each step. Half of them save a
-    # fifth of a step (as in VideoMAE V2, Wang et al. 2023) and keep a run of a few hundred steps on the plateau.
+    # tenth of a step (as in VideoMAE V2, Wang et al. 2023), and keep runs of few steps on the plateau.
     predict_ratio: float = 1.0
     code_width: int = 64  # of the band codes that generate the patch kernels
     embed: str = "dynamic"  # or per_sensor, see EMBEDDINGS

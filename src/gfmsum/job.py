@@ -45,7 +45,7 @@ def probe_key(sensor: str, data: DataConfig, identity: object, probe: str) -> st
     # No part of a name, or the identity's.
     elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "leakage_km")
     here = {name: value for name, value in plain(data).items() if name not in elsewhere}
-    protocol = {"data": here, "identity": identity, "protocol": 2, "probe": probe}
+    protocol = {"data": here, "identity": identity, "protocol": 3, "probe": probe}
     return f"{sensor}-{fingerprint(protocol)}"
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 MEMORY = 10  # pairs of steps and gradients that L-BFGS remembers
 MOST_STEPS = 1000
 TOLERANCE = 1e-5  # of the gradient's norm, beside that at the start
+STALLED, WINDOW = 5e-6, 10  # share by which an objective must fall within so many steps
+NOISE = 1e-6  # of an objective: rounding in single precision is a tenth of it
 ARMIJO = 1e-4  # share of the promised decrease that a step must deliver
 
 type Array = NDArray[np.float64]
@@ -72,23 +74,24 @@ def logistic(x: Array, labels: Rows, strengths: Sequence[float]) -> Logistic:
     classes = int(labels.max()) + 1
     centre = x.mean(axis=0)
     power, axes = np.linalg.eigh((x - centre).T @ (x - centre))
-    z = np.concatenate([(x - centre) @ axes, np.ones((n, 1))], axis=1)
+    # Single precision where the work is: its noise lies far below what a step must gain.
+    z = np.concatenate([(x - centre) @ axes, np.ones((n, 1))], axis=1).astype(np.float32)
     # Mean losses, so that all strengths have gradients of one size.
     penalty = (1 + (classes == 2)) / (n * np.asarray(strengths, np.float64))[:, None]
     penalty = np.concatenate([np.repeat(penalty, k, axis=1), 0 * penalty], axis=1)
     bound = np.append(np.maximum(power, 0), n) / (2 * n)
     scale = (1 / np.sqrt(bound + penalty + 1e-12))[:, None]  # (strengths, 1, k + 1)
     penalty = penalty[:, None]
-    across, items = np.ascontiguousarray(z.T), np.arange(n)
+    items = np.arange(n)
 
     def cost(u: Array, active: Rows) -> tuple[Array, Array]:
         """The objectives (a,) and gradients (a, classes, k + 1) of scaled weights."""
         w = u * scale[active]
-        logits = (w.reshape(-1, k + 1) @ across).reshape(len(active), classes, n)
+        logits = (w.reshape(-1, k + 1).astype(np.float32) @ z.T).reshape(len(active), classes, n)
         logits -= logits.max(axis=1, keepdims=True)
         chance = np.exp(logits)
         total = chance.sum(axis=1)
-        loss = (np.log(total) - logits[:, labels, items]).mean(axis=1)
+        loss = (np.log(total) - logits[:, labels, items]).mean(axis=1, dtype=np.float64)
         chance /= total[:, None]
         chance[:, labels, items] -= 1
         slope = (chance.reshape(-1, n) @ z).reshape(w.shape) / n
@@ -105,6 +108,7 @@ def _minimise(cost: Cost, start: Array) -> Array:
     u, active = start.copy(), np.arange(len(start))
     value, slope = cost(u, active)
     first = _norm(slope)
+    before = [np.full(len(start), np.inf)] * WINDOW  # objectives, the oldest first
     steps: list[Array] = []
     turns: list[Array] = []
     for _ in range(MOST_STEPS):
@@ -118,7 +122,7 @@ def _minimise(cost: Cost, start: Array) -> Array:
         trial = u[active] + length[:, None, None] * direction
         reached, leaning = cost(trial, active)
         for _ in range(30):
-            bad = reached > value + ARMIJO * length * descent + 1e-15
+            bad = reached > value * (1 + NOISE) + ARMIJO * length * descent
             if not bad.any():
                 break
             length[bad] /= 2
@@ -126,12 +130,14 @@ def _minimise(cost: Cost, start: Array) -> Array:
             reached[bad], leaning[bad] = cost(trial[bad], active[bad])
         steps.append(trial - u[active])
         turns.append(leaning - slope)
+        before = [*before[1:], value]
         u[active], value, slope = trial, reached, leaning
         going = _norm(slope) > TOLERANCE * np.maximum(first[active], 1e-12)
-        going &= length > 1e-8
+        going &= before[0] - value > STALLED * value
         if not going.any():
             break
         active, value, slope = active[going], value[going], slope[going]
+        before = [some[going] for some in before]
         steps = [some[going] for some in steps[-MEMORY:]]
         turns = [some[going] for some in turns[-MEMORY:]]
     return u
