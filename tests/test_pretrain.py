@@ -57,6 +57,16 @@ def test_the_ledger_is_exact(done: Pretrained) -> None:
     assert ledger.seconds > 0
 
 
+def test_what_was_seen_is_kept_with_what_it_was_normalised_by(done: Pretrained) -> None:
+    """Two kinds of each sensor, brightness 30 with a deviation of 2."""
+    assert [(kind.sensor, len(kind.bands), kind.gsd_m) for kind in done.seen] == [
+        ("s1", 2, 10.0), ("s1", 1, 10.0), ("s2", 13, 10.0), ("s2", 1, 10.0),
+    ]  # fmt: skip
+    for kind in done.seen:  # at least ten images of 64 pixels: a mean is out by less than .1
+        assert kind.mean == pytest.approx([30.0] * len(kind.bands), abs=0.5)
+        assert kind.deviation == pytest.approx([2.0] * len(kind.bands), abs=0.35)
+
+
 def test_flops_are_those_of_the_graph() -> None:
     """Against counting every step whole, kernels generated anew for each kind of image."""
     from torch.utils.flop_counter import FlopCounterMode

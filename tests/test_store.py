@@ -8,7 +8,8 @@ import pytest
 
 from gfmsum.budget import BUDGETS
 from gfmsum.mix import Mix
-from gfmsum.records import Arm, Role, Run
+from gfmsum.records import Arm, Role, Run, Seen
+from gfmsum.sensors import S1
 from gfmsum.store import Store, to_json, write_folder, write_text
 
 RUN = Run.of(Arm(Role.SOLO, Mix.equal(["s1"]), ("s1",)), BUDGETS["micro"], {}, 0, 0)
@@ -20,6 +21,7 @@ def save(store: Store, value: float = 1.0) -> None:
         {"w": np.full((2, 3), value, dtype=np.float32)},
         {"steps": 4},
         pd.DataFrame({"step": [0, 1], "loss": [1.0, 0.5]}),
+        (Seen("s1", S1.bands[:1], 10.0, (-11.0,), (4.0,)),),
         {"s1": np.zeros((1, 3, 2, 2, 1), dtype=np.float32)},
     )
 

@@ -139,7 +139,7 @@ def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
             )
             curve = pd.DataFrame(done.curve, columns=["step", "seen", "sensor", "loss"])
             weights = {name: value.numpy() for name, value in done.mae.state_dict().items()}
-            store.save(run, weights, asdict(done.ledger), curve, done.pictures)
+            store.save(run, weights, asdict(done.ledger), curve, done.seen, done.pictures)
             tracked.summarise({f"ledger/{k}": v for k, v in asdict(done.ledger).items()})
         if not store.has_probes(run, job.key):
             mae = initialised(run.budget, run.seed, run.replicate)

@@ -26,7 +26,7 @@ from gfmsum.data.plan import stream
 from gfmsum.data.sample import Kind, Source
 from gfmsum.meter import Meter
 from gfmsum.model.mae import MaskedAutoencoder
-from gfmsum.records import Run
+from gfmsum.records import Run, Seen
 from gfmsum.sensors import Band
 
 type Curve = list[tuple[int, int, str, float]]
@@ -308,6 +308,7 @@ class Pretrained:
     mae: MaskedAutoencoder
     ledger: Ledger
     curve: Curve
+    seen: tuple[Seen, ...]
     pictures: dict[str, NDArray[np.float32]]  # see :func:`pictures`
 
 
@@ -345,6 +346,7 @@ def pretrain(
     module = Pretraining(mae, budget, fraction=run.fraction, seed=seed)
     meter = Meter(execution.device, execution.devices)
     shown: dict[str, NDArray[np.float32]] = {}
+    seen: tuple[Seen, ...] = ()
     if budget.allowed:
         if execution.devices > 1 and checkpoints is None:
             raise ValueError(
@@ -370,12 +372,13 @@ def pretrain(
         data.setup()  # which several devices' processes did, and not this one
         assert data.batches is not None
         module.ledger.unique_by_sensor = data.batches.plan.unique(module.ledger.steps)
+        seen = tuple(kind for one in data.batches.shown.values() for kind in one.seen)
         mae.eval()
         shown = pictures(mae.to(execution.device), data.batches.batch(0), seed)
     if execution.devices == 1:  # several devices' processes have booked their time already
         meter.enter(module.ledger)
     module.ledger.device = execution.device
-    return Pretrained(mae.cpu().eval(), module.ledger, module.curve, shown)
+    return Pretrained(mae.cpu().eval(), module.ledger, module.curve, seen, shown)
 
 
 def _restore(module: Pretraining, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gfmsum.budget import Budget
 from gfmsum.mix import Mix
+from gfmsum.sensors import Band
 
 
 class Role(StrEnum):
@@ -83,6 +84,17 @@ class Run:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Images of one kind that a run was pretrained on."""
+
+    sensor: str
+    bands: tuple[Band, ...]
+    gsd_m: float  # pixel size of the grid, metres
+    mean: tuple[float, ...]  # of each band in its unit, by which it was normalised
+    deviation: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from gfmsum.records import Run, plain
+from gfmsum.records import Run, Seen, plain
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,6 +97,7 @@ class Store:
         weights: Mapping[str, NDArray[Any]],
         ledger: Mapping[str, Any],
         curve: pd.DataFrame,
+        seen: Sequence[Seen],
         pictures: Mapping[str, NDArray[np.float32]],
     ) -> None:
         """Keep a finished run."""
@@ -105,6 +106,7 @@ class Store:
             save_file(dict(weights), draft / "weights.safetensors")
             (draft / "run.json").write_text(to_json(run))
             (draft / "ledger.json").write_text(to_json(ledger))
+            (draft / "seen.json").write_text(to_json({"seen": seen}))
             curve.to_parquet(draft / "curve.parquet", index=False)
             np.savez_compressed(draft / "pictures.npz", allow_pickle=False, **dict(pictures))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,25 +16,25 @@ from safetensors.torch import load_file, save_file
 
 from gfmsum import __version__
 from gfmsum.budget import BUDGETS, TINY, Architecture
-from gfmsum.data.synthetic import Synthetic, SyntheticConfig
 from gfmsum.mix import Mix
 from gfmsum.model.backbone import gfmsum_encoder
 from gfmsum.model.export import (
-    Seen,
     bands_of,
     export_encoder,
     load_encoder,
     main,
     register_terratorch,
-    seen_by,
 )
 from gfmsum.model.mae import MaskedAutoencoder
-from gfmsum.records import Arm, Role, Run, fingerprint
+from gfmsum.records import Arm, Role, Run, Seen, fingerprint
 from gfmsum.sensors import MODIS, S1, S2
 from gfmsum.store import Store
 from gfmsum.zoo import load
 
-SEEN = (Seen("s1", S1.bands, 10.0, (-11.0, -18.0), (4.0, 4.5)), Seen("s2", S2.bands, 10.0))
+SEEN = (
+    Seen("s1", S1.bands, 10.0, (-11.0, -18.0), (4.0, 4.5)),
+    Seen("s2", S2.bands, 10.0, (0.2,) * len(S2.bands), (0.1,) * len(S2.bands)),
+)
 
 
 def keep(root: Path, model: Architecture = TINY) -> tuple[Path, MaskedAutoencoder]:
@@ -50,14 +49,14 @@ def keep(root: Path, model: Architecture = TINY) -> tuple[Path, MaskedAutoencode
     run = Run.of(Arm(Role.MIX, Mix.equal(["s1", "s2"]), ("s1", "s2")), budget, {"k": [1]}, 0, 0)
     store = Store(root)
     weights = {name: value.numpy() for name, value in mae.state_dict().items()}
-    store.save(run, weights, {"steps": 4}, pd.DataFrame({"step": [0]}), {"s1": np.zeros((1,))})
+    store.save(run, weights, {"steps": 4}, pd.DataFrame({"step": [0]}), SEEN, {})
     return store.folder(run), mae
 
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     run, _ = keep(tmp_path / "store")
-    return export_encoder(run, tmp_path / "encoder", SEEN)
+    return export_encoder(run, tmp_path / "encoder")
 
 
 @pytest.mark.parametrize("embed", ["dynamic", "per_sensor"])
@@ -92,21 +91,13 @@ def test_the_folder_says_what_is_in_it(exported: Path) -> None:
     assert config["sensors"] == ["s1", "s2"] and config["run"]["data"] == {"k": [1]}
     assert Architecture(**config["architecture"]) == TINY
     first, second = config["seen"]
-    assert first["mean"] == [-11.0, -18.0] and second["mean"] is None
+    assert first["mean"] == [-11.0, -18.0] and second["deviation"] == [0.1] * len(S2.bands)
     assert first["bands"][1]["polarisation"] == "VH" and first["bands"][1]["unit"] == "dB"
     assert bands_of(exported, "s1") == S1.bands and bands_of(exported, "s2") == S2.bands
     with pytest.raises(ValueError, match="holds 2 such kinds of images; name a sensor"):
         bands_of(exported)
     stored = load_file(exported / "encoder.safetensors")
     assert set(stored) == set(MaskedAutoencoder(TINY).encoder.state_dict())
-
-
-def test_what_a_source_shows_is_written_down() -> None:
-    source = Synthetic(SyntheticConfig())
-    seen = seen_by(source, ("s1", "modis"), 32)
-    assert [kind.sensor for kind in seen] == ["s1", "modis"]
-    assert [kind.bands for kind in seen] == [source.sensors[n].bands for n in ("s1", "modis")]
-    assert all(kind.mean is None for kind in seen)
 
 
 def test_our_own_go_through_the_zoo_too(exported: Path) -> None:
@@ -139,8 +130,6 @@ def test_what_is_no_finished_run_is_not_exported(tmp_path: Path) -> None:
     out = tmp_path / "encoder"
     with pytest.raises(ValueError, match=r"cannot read .*run.json: No such file"):
         export_encoder(tmp_path / "store", out)
-    with pytest.raises(ValueError, match="the run has not seen modis; it saw s1, s2"):
-        export_encoder(run, out, (Seen("modis", MODIS.bands, 500.0),))
     (run / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"weights.safetensors: cannot be read"):
         export_encoder(run, out)

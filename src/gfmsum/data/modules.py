@@ -27,6 +27,7 @@ from gfmsum.data.plan import BatchPlan, permute, share_out, stream
 from gfmsum.data.sample import Block, Kind, Pool, Rows, Samples, Source
 from gfmsum.data.units import contradiction
 from gfmsum.mix import Mix
+from gfmsum.records import Seen
 from gfmsum.sensors import Band
 
 KEPT_BYTES = 4 * 2**30  # of one sensor's pixels that are costly to make: kept if they are no more
@@ -154,6 +155,16 @@ class Shown:
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """The kinds of images, with the statistics that they are normalised by."""
+        found = []
+        for b, known in self._statistics.items():
+            kind, both = self._pool.blocks[b].kind, (known.mean, known.deviation)
+            mean, deviation = (tuple(values.ravel().tolist()) for values in both)
+            found.append(Seen(kind.sensor, kind.bands, kind.gsd_m, mean, deviation))
+        return tuple(found)
 
     def kinds(self, numbers: Rows) -> Iterator[tuple[int, Kind, Rows]]:
         """Of each kind among some samples: its block, itself, and which of them they are."""

@@ -2,7 +2,7 @@
 
     from gfmsum.model.export import export_encoder, load_encoder
 
-    export_encoder(store.folder(run), Path("encoder"), seen_by(source, run.sees, 32))
+    export_encoder(store.folder(run), Path("encoder"))
     encoder = load_encoder("encoder")
 
 or ``python -m gfmsum.model.export RUN_FOLDER out=encoder``. The folder holds ``encoder.safetensors`` and
@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ from gfmsum.store import to_json, write_folder
 from gfmsum.words import command
 
 if TYPE_CHECKING:
-    from gfmsum.data.sample import Source
     from gfmsum.model.encoder import Encoder
 
 HELP = """\
@@ -38,8 +37,8 @@ Take the encoder of a finished run away, in a folder of its own.
   RUN_FOLDER    a run in a store: STORE/<16 hexadecimal digits>
   out=FOLDER    made in one step, with encoder.safetensors and config.json; must not exist
 
-In Python: gfmsum.model.export.load_encoder(FOLDER). Bands are written down only by export_encoder(run, out,
-seen) in Python, which knows the source. Exit codes: 0, or 2 for words or files that cannot be used.
+In Python: gfmsum.load_encoder(FOLDER). config.json says which bands the encoder saw, and the mean and standard
+deviation of each by which they were normalised. Exit codes: 0, or 2 for words or files that cannot be used.
 """
 FORMAT = "gfmsum encoder 1"
 WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
@@ -47,37 +46,12 @@ _PREFIX = "encoder."  # of the encoder's weights among a masked autoencoder's
 _INPUT = "each band with zero mean and unit variance over the images at hand"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Images of one kind that an encoder was pretrained on."""
-
-    sensor: str
-    bands: tuple[Band, ...]
-    gsd_m: float  # pixel size of the grid, metres
-    mean: tuple[float, ...] | None = (
-        None  # of each band in its unit, by which it was normalised; if known
-    )
-    deviation: tuple[float, ...] | None = None
-
-
-def seen_by(source: Source, sensors: Sequence[str], image_px: int) -> tuple[Seen, ...]:
-    """What a run on a source sees of some sensors. Runs do not keep their statistics: they stay unknown."""
-    kinds = dict.fromkeys(
-        block.kind
-        for sensor in sensors
-        for block in source.pretraining(sensor, image_px).blocks
-    )  # fmt: skip
-    return tuple(Seen(kind.sensor, kind.bands, kind.gsd_m) for kind in kinds)
-
-
-def export_encoder(run: Path, out: Path, seen: Sequence[Seen] = ()) -> Path:
+def export_encoder(run: Path, out: Path) -> Path:
     """Write the encoder of a finished run into a folder of its own, in one step.
 
     Args:
         run: the run's folder in a store.
         out: the folder to make.
-        seen: what it was pretrained on, see :func:`seen_by`; if nothing is given, the bands are
-            written down as unknown.
 
     Returns:
         ``out``.
@@ -99,10 +73,7 @@ def export_encoder(run: Path, out: Path, seen: Sequence[Seen] = ()) -> Path:
         recipe, model, sees = about["recipe"], about["budget"]["model"], about["sees"]
     except (KeyError, TypeError):
         raise ValueError(f"{run / 'run.json'}: is not of a run of this version") from None
-    if strangers := sorted({kind.sensor for kind in seen} - set(sees)):
-        raise ValueError(
-            f"{run}: the run has not seen {', '.join(strangers)}; it saw {', '.join(sees) or 'nothing'}"
-        )
+    seen = _read_json(run / "seen.json").get("seen")
     try:
         loaded = load_file(run / "weights.safetensors")
     except (OSError, SafetensorError) as error:
@@ -119,7 +90,7 @@ def export_encoder(run: Path, out: Path, seen: Sequence[Seen] = ()) -> Path:
             "architecture": model,
             "sensors": sees,
             "input": _INPUT,
-            "seen": list(seen) or None,
+            "seen": seen,
             "run": about,
             "sha256": _digest(draft / WEIGHTS),
         }
@@ -199,14 +170,18 @@ def bands_of(folder: Path, sensor: str | None = None) -> tuple[Band, ...]:
     file = folder / CONFIG
     config, _ = read_config(folder)
     try:
-        kinds = [k for k in config["seen"] or [] if sensor is None or k["sensor"] == sensor]
-        if len(kinds) == 1:
-            return tuple(Band(**band | {"unit": Unit(band["unit"])}) for band in kinds[0]["bands"])
+        kinds = {
+            tuple(Band(**band | {"unit": Unit(band["unit"])}) for band in kind["bands"])
+            for kind in config["seen"] or []
+            if sensor is None or kind["sensor"] == sensor
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: seen: not kinds of images: {error}") from None
-    raise ValueError(
-        f"{file}: seen: holds {len(kinds)} such kinds of images; name a sensor of the catalog"
-    )
+    if len(kinds) != 1:
+        raise ValueError(
+            f"{file}: seen: holds {len(kinds)} such kinds of images; name a sensor of the catalog"
+        )
+    return kinds.pop()
 
 
 def register_terratorch() -> None:
