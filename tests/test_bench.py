@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mae = initialised(BUDGETS["micro"], 5, 0)
     weights = {name: value.numpy() for name, value in mae.state_dict().items()}
     curve = pd.DataFrame({"step": [0], "seen": [0], "sensor": [""], "loss": [1.0]})
-    store.save(made, weights, {}, curve, {})
+    store.save(made, weights, {}, curve, (), {})
     return store.folder(made)
 
 
@@ -123,7 +123,8 @@ def test_other_sensors_are_crossed_to_and_fused(
     assert code == 0, err
     arms = set(pd.read_parquet(tmp_path / "scores.parquet")["arm"])
     assert {name.partition(", ")[2] for name in arms if name.startswith("random")} == {
-        "s1 on s1", "s1 on s2", "s1 alone", "with s2+naip side by side", "with s2+naip together",
+        "s1 on s1", "s1 on s2", "s1 alone", "s2 alone", "naip alone", "with s2+naip side by side",
+        "with s2+naip together",
     }  # fmt: skip
 
 

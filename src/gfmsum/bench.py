@@ -13,7 +13,7 @@ for architectures that can be drawn at random, as many random starts as floors= 
   blocks=1            features of the last block; 4: of four evenly spaced ones
   shots=5+20          with so few labels: per class, or in all for values and pixels; draws=3 of each
   across=s2           test items as another sensor sees the same places, the rest as sensor= does
-  fuse=s2+landsat     other sensors' views of the same places: side by side, and together in one trunk
+  fuse=s2+landsat     other sensors' views of the same places: alone, side by side, and together in one trunk
   beside=ENCODER+...  with fuse=: the encoders of the other sensors' views, one each: specialists
   tasks=a+b           only these
   floors=3            random starts of each architecture
@@ -244,20 +244,22 @@ def _views(
         yield "", features, items
         return
     if crossed:
-        few, shown = matched(items, _shown(asked, source, crossed))
+        few, shown = matched(items, _shown(asked, source, crossed, items.samples))
         yield f", {own} on {own}", features, few
         if isinstance(features, Encoded):  # statistics of other bands are other features
             yield f", {own} on {crossed}", Across(features, few, shown), few
     if fused:
         for name in fused:
-            items, _ = matched(items, _shown(asked, source, name))
-        views = [matched(items, _shown(asked, source, name))[1] for name in fused]
+            items, _ = matched(items, _shown(asked, source, name, items.samples))
+        views = [matched(items, _shown(asked, source, name, items.samples))[1] for name in fused]
         if experts and len(experts) != len(fused):
             raise ValueError(
                 f"beside= names {len(experts)} encoders for {len(fused)} sensors of fuse=; name one each"
             )
         others = experts if isinstance(features, Encoded) and experts else [features] * len(fused)
         yield f", {own} alone", features, items
+        for name, expert, view in zip(fused, others, views, strict=True):
+            yield f", {name} alone", expert, replace(items, samples=view)
         parts = ((features, None), *zip(others, views, strict=True))
         yield f", with {'+'.join(fused)} side by side", SideBySide(parts), items
         if isinstance(features, Encoded) and isinstance(features.encoder, _encoder()):
@@ -270,12 +272,15 @@ def _encoder() -> type:
     return Encoder
 
 
-def _shown(asked: Asked, source: Source, sensor: str) -> Samples:
-    """What another sensor shows of labelled places."""
+def _shown(asked: Asked, source: Source, sensor: str, places: Samples) -> Samples:
+    """What another sensor shows, in the task of its own that shows most of these places."""
+    from gfmsum.probe.views import common
+
     whole = [task for task in source.tasks(sensor) if not task.dense]
     if not whole:
         raise ValueError(f"sensor {sensor!r} has no task of whole images, so no places to match")
-    return source.labelled(whole[0], asked.number("image_px", 32)).samples
+    shown = [source.labelled(task, asked.number("image_px", 32)).samples for task in whole]
+    return max(shown, key=lambda samples: common(places, samples))
 
 
 def _contenders(asked: Asked) -> Iterator[Contender]:

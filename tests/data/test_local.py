@@ -26,6 +26,7 @@ from gfmsum.data import files
 from gfmsum.data.index import EXAMPLE, SCHEMA_HELP, _Entry
 from gfmsum.data.local import Local, problems
 from gfmsum.data.sample import UNLABELLED, Labelled, Samples
+from gfmsum.probe.views import common, matched
 from gfmsum.sensors import SENSORS, Band, Sensor, Unit
 
 ROOT = Path(__file__).parents[2]
@@ -646,6 +647,31 @@ def test_filtered_classes_are_renumbered_and_keep_their_names(task_folder: Folde
 def test_keep_in_chooses_labels(task_folder: Folder) -> None:
     task_folder.index["tasks"][0]["keep"] = {"labels": {"in": [1, 3]}, "count": {"max": 10.5}}
     assert task_folder.labelled().target.tolist() == [0, 0, 1, 0, 1, 1, 1, 0]
+
+
+def test_tasks_that_are_a_pair_call_a_place_alike(task_folder: Folder) -> None:
+    task_folder.stack(
+        "radar.npz", images=images(10, 1, 9), labels=[1, 0] * 5, class_names=["dry", "wet"],
+        split=["train"] * 4 + ["val"] * 2 + ["test"] * 4,
+    )  # fmt: skip
+    (land,) = task_folder.index["tasks"]
+    task_folder.task(
+        "radar.npz", name="wet", sensor="s1", bands=["VV"], unit="stretched8", scale=0.02,
+        pairs_with="land",
+    )  # fmt: skip
+    for wrong in (None, "wet2", "land"):
+        land["pairs_with"] = wrong
+        with pytest.raises(
+            ValueError, match="must be a task of another sensor that names this one"
+        ):
+            task_folder.open()
+    land["pairs_with"] = "wet"
+    source = task_folder.open()
+    shown, seen = (source.labelled(source.tasks(name)[0], 8) for name in ("s2", "s1"))
+    assert shown.samples.ids.tolist() == [f"land+wet#{row}" for row in range(8)]  # two are filtered
+    assert seen.samples.ids.tolist() == [f"land+wet#{row}" for row in range(10)]
+    few, others = matched(seen, shown.samples)
+    assert few.target.tolist() == [1, 0] * 4 and others.ids.tolist() == few.samples.ids.tolist()
 
 
 def test_floors_come_from_labels_alone(task_folder: Folder) -> None:
@@ -1317,7 +1343,7 @@ def test_a_head_that_claims_more_than_a_file_can_hold_is_not_believed(folder: Fo
 
 def test_a_slip_in_a_field_is_found_out_but_other_fields_are_welcome(task_folder: Folder) -> None:
     task_folder.pretrain("task.npz", "stack", note="ours", licence="CC0", caveat="thin")
-    task_folder.index["comment"] = task_folder.index["tasks"][0]["pairs_with"] = "x"
+    task_folder.index["comment"] = task_folder.index["tasks"][0]["taken_from"] = "x"
     task_folder.open()
     for part, slip, right in (("pretrain", "nodta", "nodata"), ("tasks", "clusters", "cluster")):
         entry = task_folder.index[part][0]
@@ -1689,6 +1715,22 @@ TASKS = {  # sensor, items in train, val, test, floor, side in pixels
 @pytest.fixture(scope="module")
 def source() -> Local:
     return Local(LocalConfig(str(REAL)))
+
+
+@real
+def test_real_floods_are_matched_across_sensors(source: Local) -> None:
+    radar, optical = (
+        next(
+            source.labelled(task, 64)
+            for task in source.tasks(sensor)
+            if task.name.startswith("flood_")
+        )
+        for sensor in ("s1", "s2")
+    )
+    few, shown = matched(radar, optical.samples)
+    assert len(shown) == len(few.samples) == 1186
+    assert few.target.tolist() == optical.target.tolist()  # one mask for both
+    assert common(radar.samples, source.labelled(source.tasks("s2")[0], 64).samples) == 0  # EuroSAT
 
 
 @real

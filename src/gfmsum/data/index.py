@@ -151,6 +151,8 @@ A task
                 only items that pass. Validation and test rows that do not pass stay held back
   cluster       (optional) array (n,) that says which items are not independent; or "lonlat": blocks of
                 8 items or 1 km on the ground
+  pairs_with    (optional) text: the name of another sensor's task that shows the same places row by row,
+                and says so too: probes can cross from one to the other, or see both
   floor         (optional) number: the metric of an answer that ignores the image; from the labels alone
                 if left out
   ceiling       (optional) number: 1 if left out
@@ -241,6 +243,7 @@ class Labels:
     stratified: bool
     split: str
     cluster: str | None
+    pair: str | None  # the task of another sensor whose rows show the same places
     floor: float | None
     ceiling: float
     caveat: str
@@ -514,6 +517,16 @@ def survey(folder: str) -> tuple[Index | None, list[str]]:
     names = [labels.name for labels in tasks.values()]
     for name in sorted({name for name in names if names.count(name) > 1}):
         top.fault(f"two tasks are called {name!r}; names must differ, rename one")
+    for i, labels in tasks.items():
+        twins = [other for other in tasks.values() if other.name == labels.pair]
+        if labels.pair is not None and not any(
+            other.pair == labels.name and other.images.sensor != labels.images.sensor
+            for other in twins
+        ):
+            top.fault(
+                f"tasks[{i}] {labels.name!r}: pairs_with is {labels.pair!r}, which must be a task of another "
+                "sensor that names this one; correct both, or leave it out"
+            )
     used = {images.path for images in pretrain.values()}
     for labels in tasks.values():
         used |= {labels.path, labels.images.path, *([labels.raster.path] if labels.raster else ())}
@@ -692,6 +705,7 @@ def _labels(entry: _Entry, known: Mapping[str, Sensor], pretrain: Iterable[Image
         and kind == "classification",
         split=split.get("key", TEXT) if split and by == "array" else "",
         cluster=entry.maybe("cluster", TEXT, None),
+        pair=entry.maybe("pairs_with", TEXT, None),
         floor=entry.maybe("floor", NUMBER, None),
         ceiling=entry.maybe("ceiling", NUMBER, 1.0),
         caveat=entry.maybe("caveat", TEXT, ""),

@@ -128,12 +128,14 @@ class Rows:
         """
         labels, items, images = self.labels, self._items, self.labels.images
         days = self._files.days(images, self._origins[items.rows])
+        # Two tasks that are a pair call an item alike.
+        place = "+".join(sorted((labels.name, labels.pair))) if labels.pair else labels.path
         samples = Samples(
             images.sensor.name,
             images.bands,
             images.gsd_m,
             self._pixels(images),
-            np.array([f"{labels.path}#{row}" for row in items.rows], np.str_),
+            np.array([f"{place}#{row}" for row in items.rows], np.str_),
             None if self._ground is None else self._ground.lonlat[items.rows],
             None if days is None else np.datetime_as_string(days),
         )

@@ -25,9 +25,9 @@ def matched(items: Labelled, others: Samples) -> tuple[Labelled, Samples]:
     Raises:
         ValueError: if a part of the split has no place in common.
     """
-    where = _names(items.samples, others)
-    there = {name: row for row, name in reversed(list(enumerate(where[1])))}
-    kept = np.array([i for i, name in enumerate(where[0]) if name in there], np.int64)
+    where, names = _names(items.samples, others)
+    there = {name: row for row, name in reversed(list(enumerate(names)))}
+    kept = np.array([i for i, name in enumerate(where) if name in there], np.int64)
     new = np.full(len(items.samples), -1, np.int64)
     new[kept] = np.arange(len(kept))
 
@@ -50,7 +50,12 @@ def matched(items: Labelled, others: Samples) -> tuple[Labelled, Samples]:
         folds=folds,
         before=None if items.before is None else items.before.read(kept),
     )
-    return few, others.read(np.array([there[where[0][i]] for i in kept], np.int64))
+    return few, others.read(np.array([there[where[i]] for i in kept], np.int64))
+
+
+def common(a: Samples, b: Samples) -> int:
+    """How many places of one show in the other too, as :func:`matched` takes them."""
+    return len(set.intersection(*map(set, _names(a, b))))
 
 
 def _names(a: Samples, b: Samples) -> tuple[list[Any], list[Any]]:
