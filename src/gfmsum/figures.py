@@ -503,7 +503,8 @@ def dots(scores: pd.DataFrame, task: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    return {"r2": "R\u00b2"}.get(name, name.replace("_", " "))
+    known = {"r2": "R\u00b2", "mean_iou": "mean IoU", "iou_positive": "IoU of the class sought"}
+    return known.get(name, name.replace("_", " "))
 
 
 def png(pixels: NDArray[np.float32]) -> str:
