@@ -272,6 +272,7 @@ def test_real_pixels_give_a_verdict(sensor: str, folder: Path) -> None:
     words = [word for word in SMALL if not word.startswith("data.")]
     # A small encoder: the labelled images are many.
     words += ["budget.model.width=32", "budget.model.depth=1", "budget.model.heads=2"]
+    words += ["budget.model.patch_px=16"]
     done = ablate(
         f"sensor={sensor}", "mix=all", "data=local", f"data.root={REAL}", *words, "replicates=1",
         f"out={folder}/real-{sensor}", f"store={folder}/real",

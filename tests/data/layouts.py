@@ -177,6 +177,13 @@ def mod09a1(
     return numbers
 
 
+def lc100(root: Path, west: float, north: float, codes: Numbers, name: str = "") -> None:
+    """A land cover map of 100 m (1/1008 degree) whose upper left corner is given, in degrees."""
+    grid = from_origin(west, north, 1 / 1008, 1 / 1008)
+    name = f"{name}PROBAV_LC100_global_v3.0.1_2019-nrt_Discrete-Classification-map_EPSG-4326.tif"
+    write_tif(root / name, codes[None], crs="EPSG:4326", transform=grid, nodata=255)
+
+
 def eurosat(
     root: Path, sensor: str, per_class: Mapping[str, int] | None = None, names: Sequence[str] = ()
 ) -> None:

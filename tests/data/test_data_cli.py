@@ -234,7 +234,15 @@ def test_a_stopped_call_goes_on(tmp_path: Path, how: signal.Signals) -> None:
         capture_output=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert alone.returncode == 0
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    # It waits once its journal tells of rows, until it is stopped.
+    waits = (
+        "import time\nkeep = pack._keep\n"
+        "def waiting(out, journal):\n    keep(out, journal)\n"
+        "    any(one['done'] for one in journal['lists'].values()) and time.sleep(60)\n"
+        "pack._keep = waiting\n"
+    )
+    stopped = [*command[:2], code + waits + "sys.exit(m.main(sys.argv[1:]))", *words]
+    with subprocess.Popen(stopped, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         deadline = time.monotonic() + 60
         while not _rows(out) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)

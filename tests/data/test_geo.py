@@ -38,6 +38,7 @@ from torchgeo.datasets import (
 
 from gfmsum.config import TorchgeoConfig
 from gfmsum.data.geo import FOLDERS, MOD09A1, Torchgeo, labels, tasks
+from gfmsum.data.geo.cover import ModisCover
 from gfmsum.data.geo.patches import Split, Tiles, corners
 from gfmsum.data.geo.physics import SSL4EO_OLI_SR, SSL4EO_S1, Physics
 from gfmsum.data.modules import MixDataModule
@@ -923,6 +924,86 @@ def test_modis_needs_all_bands(tmp_path: Path) -> None:
     (root / f"{GRANULE.format(day=2020185)}_sur_refl_b06.tif").unlink()
     with pytest.raises(ValueError, match=r"b06.tif: is missing; a granule needs all seven bands"):
         open_folder(tmp_path).pretraining("modis", 24)
+
+
+# Land cover under MODIS.
+
+FIELDS = np.array([[40, 111, 0, 60], [112, 121, 80, 200], [30, 40, 126, 20]], np.uint8)
+FIELD_PX = 160  # of the map: 17 km
+
+
+@pytest.fixture
+def covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A granule of 36 tiles of 12 pixels, each a block, and a map of large fields below it."""
+    monkeypatch.setattr(ModisCover, "SIDE", 12)
+    monkeypatch.setattr(ModisCover, "BLOCK", 1)
+    root = tmp_path / "mod09a1"
+    layouts.mod09a1(root, GRANULE.format(day=2020185))
+    layouts.lc100(root, -85.2, 20.05, np.kron(FIELDS, np.ones((FIELD_PX, FIELD_PX), np.uint8)))
+    return tmp_path
+
+
+def test_modis_pixels_have_the_class_of_the_map_below_them(covered: Path) -> None:
+    source = open_folder(covered)
+    found = task_of(source, "lc100_modis")
+    assert found.task.kind == "segmentation" and found.task.metric == "mean_iou"
+    assert "no published split" in found.task.caveat and found.task.clustered
+    legend = {code: i for i, code in enumerate(ModisCover.legend)}
+    legend |= {112: legend[111], 126: legend[121]}  # forests of all leaves are one class
+    kept = {"".join(name.split("#")[1]): i for i, name in enumerate(found.samples.ids)}
+    with rasterio.open(
+        covered / "mod09a1" / f"{GRANULE.format(day=2020185)}_sur_refl_b01.tif"
+    ) as file:
+        first = file.read(1)
+        grid, crs = file.transform, file.crs
+    checked = 0
+    for name, i in kept.items():
+        row, col = map(int, name.split(","))
+        np.testing.assert_allclose(
+            found.samples.pixels[i, 0], first[row : row + 12, col : col + 12] * 1e-4, rtol=1e-6
+        )
+        for y, x in np.ndindex(12, 12):
+            steps = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+            east, north = zip(
+                *(grid * (col + x + dx, row + y + dy) for dy, dx in steps), strict=True
+            )
+            lon, lat = (np.array(v) for v in rasterio.warp.transform(crs, "EPSG:4326", east, north))
+            cells = (
+                ((20.05 - lat) * 1008 // FIELD_PX).astype(int),
+                ((lon + 85.2) * 1008 // FIELD_PX).astype(int),
+            )
+            codes = set(FIELDS[cells].tolist())
+            if len(codes) == 1:  # the pixel lies in one field
+                assert found.target[i, y, x] == legend.get(codes.pop(), UNLABELLED)
+                checked += 1
+    assert checked > 2000 and set(found.target.ravel().tolist()) == {0, 2, 6, 9, 10, UNLABELLED}
+
+
+def test_modis_cover_is_dealt_by_place_and_kept_from_pretraining(covered: Path) -> None:
+    found = task_of(source := open_folder(covered), "lc100_modis")
+    ((train, val, test),) = found.folds
+    assert min(map(len, (train, val, test))) >= 1 and len(train) > len(test) + len(val)
+    places = [name.split("#")[1] for name in found.samples.ids]
+    free = {name.split("#")[1] for name in read(source, "modis", size=12).ids}
+    assert free and not free & {places[i] for i in (*val, *test)}
+    # Other dates do not move a tile to another part.
+    layouts.mod09a1(covered / "mod09a1", GRANULE.format(day=2020193), seed=3)
+    again = task_of(open_folder(covered), "lc100_modis")
+    assert again.samples.ids.tolist() == found.samples.ids.tolist()
+    assert again.samples.dates is not None and len(set(again.samples.dates)) == 2
+
+
+def test_modis_cover_leaves_out_what_was_never_seen_whole(covered: Path) -> None:
+    before = task_of(open_folder(covered), "lc100_modis").samples.ids.tolist()
+    row, col = map(int, before[0].split("#")[1].split(","))
+    spoil(covered / "mod09a1", "sur_refl_b05", -28672, row + 3, col + 7)
+    after = task_of(open_folder(covered), "lc100_modis").samples.ids.tolist()
+    assert after == before[1:]
+
+
+def test_without_a_map_modis_has_no_task(covered: Path) -> None:
+    next((covered / "mod09a1").glob("PROBAV*")).unlink()
+    assert open_folder(covered).tasks("modis") == []
 
 
 # Tasks.

@@ -12,6 +12,8 @@ ssl4eo_l            ``SSL4EOL(split='oli_sr')``     landsat  pretraining; torchg
 naip                ``NAIP``                        naip     pretraining; quarter quads ``m_*.tif`` as USDA
                                                              names them: planetarycomputer.microsoft.com
 mod09a1             :class:`MOD09A1`, of ours       modis    pretraining; it says how to get the files
+                    with maps of CGLS-LC100         modis    task lc100_modis: 11 classes of pixels, mean IoU
+                                                             (:class:`.ModisCover`); zenodo.org/records/3939050
 copernicus_bench    ``CopernicusBenchEuroSATS1``    s1       task eurosat_s1: 10 classes, accuracy;
                                                              wangyi111/Copernicus-Bench, as the next five
                     ``CopernicusBenchEuroSATS2``    s2       task eurosat_s2: 10 classes, accuracy
@@ -66,6 +68,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gfmsum.config import TorchgeoConfig
+from gfmsum.data.geo.cover import ModisCover
 from gfmsum.data.geo.ground import Held
 from gfmsum.data.geo.labels import Labels
 from gfmsum.data.geo.patches import Patches, l_splits, s12_splits
@@ -137,7 +140,8 @@ def _naip(root: Path) -> Found:
 def _mod09a1(root: Path) -> Found:
     if next(root.rglob(MOD09A1.filename_glob), None) is None:
         return Found()
-    return Found((Maps("mod09a1", Modis(root)),), files=(".",))
+    labels = (ModisCover(root),) if ModisCover.maps(root) else ()
+    return Found((Maps("mod09a1", Modis(root)),), labels, files=(".",))
 
 
 def _copernicus_bench(root: Path) -> Found:

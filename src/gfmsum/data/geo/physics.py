@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,7 @@ NAIP_QUADS = Physics(NAIP, _same(["R", "G", "B", "NIR"]), 1.0, dtype="uint8")
 MOD09A1_TILES = Physics(
     MODIS, tuple((f"sur_refl_b0{i}", f"B0{i}") for i in range(1, 8)), 500.0, 1e-4, 0, "int16"
 )
+MOD09A1_GRID = replace(MOD09A1_TILES, gsd_m=463.31)  # which "500 m" are, to the centimetre
 EUROSAT_S1 = Physics(S1, _same(["VV", "VH"]), 10.0)
 EUROSAT_S2 = Physics(S2, _same(_EUROSAT), 10.0, scale=1e-4)
 LCZ_S2 = Physics(S2, _same(_LCZ), 10.0)  # So2Sat divided by 10,000 before publishing
