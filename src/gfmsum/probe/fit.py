@@ -34,10 +34,8 @@ from gfmsum.probe.tasks import measure, measure_dense
 from gfmsum.records import Score, Task
 from gfmsum.sensors import unknown
 
-GRID = (
-    -5.0,
-    0.0,
-)  # log10 of the inverse regularisation, as first searched in whole steps: weaker costs most
+# log10 of the inverse regularisation, as first searched in whole steps: weaker ones cost most.
+GRID = (-5.0, 0.0)
 LIMITS = (-9.0, 6.0)  # how far the grid may grow when its edge wins
 NEIGHBOURS = 20
 _ABSENT = -30.0  # logit of a class that the training items do not hold

@@ -82,6 +82,15 @@ class ModisCover(Masks):
         return len(self.physics.bands), self.SIDE, self.SIDE
 
     @cached_property
+    def _maps(self) -> list[Path]:
+        return self.maps(self._root)
+
+    @cached_property
+    def _days(self) -> dict[str, Scene | None]:
+        """Of tiles by name, where it is known: on which date each is shown, if on any."""
+        return {}
+
+    @cached_property
     def _series(self) -> Modis:
         return Modis(self._root)
 
@@ -123,15 +132,23 @@ class ModisCover(Masks):
             out[here] = tiles[here[0]].scenes[0].lonlat(row, col)
         return out
 
-    def _shown(self, tile: _Tile) -> tuple[Scene, NDArray[Any]] | None:
-        """A tile on the date that it is shown on, and its numbers (c, h, w)."""
-        window = Window(tile.col, tile.row, self.SIDE, self.SIDE)
-        first = tile.digest(f"date {tile.row},{tile.col}") % len(tile.scenes)
-        for scene in tile.scenes[first:] + tile.scenes[:first]:
-            (numbers,) = read(self.physics, scene, [window])
-            if not self._series.missing(scene, numbers, window).any():
-                return scene, numbers
-        return None
+    def _cut(self, tile: _Tile) -> Window:
+        return Window(tile.col, tile.row, self.SIDE, self.SIDE)
+
+    def _shown(self, tile: _Tile) -> Scene | None:
+        """The date that a tile is shown on."""
+        if tile.name not in self._days:
+            first = tile.digest(f"date {tile.row},{tile.col}") % len(tile.scenes)
+            dates = tile.scenes[first:] + tile.scenes[:first]
+            self._days[tile.name] = next(
+                filter(lambda scene: self._whole(scene, tile), dates), None
+            )
+        return self._days[tile.name]
+
+    def _whole(self, scene: Scene, tile: _Tile) -> bool:
+        window = self._cut(tile)
+        (numbers,) = read(self.physics, scene, [window])
+        return not self._series.missing(scene, numbers, window).any()
 
     def _codes(self, part: str, row: int) -> NDArray[Any]:
         tile: _Tile = self._data(part)[row]
@@ -139,9 +156,8 @@ class ModisCover(Masks):
         if self._shown(tile) is None:
             return codes
         scene = tile.scenes[0]
-        window = Window(tile.col, tile.row, self.SIDE, self.SIDE)
-        grid = window_transform(window, scene.transform)
-        for path in self.maps(self._root):
+        grid = window_transform(self._cut(tile), scene.transform)
+        for path in self._maps:
             with (
                 opened(path) as file,
                 WarpedVRT(
@@ -156,7 +172,8 @@ class ModisCover(Masks):
         return codes
 
     def _shots(self, part: str, row: int) -> tuple[Shot, ...]:
-        shown = self._shown(self._data(part)[row])
-        assert shown is not None  # or no pixel of it is labelled
-        scene, numbers = shown
+        tile: _Tile = self._data(part)[row]
+        scene = self._shown(tile)
+        assert scene is not None  # or no pixel of it is labelled
+        (numbers,) = read(self.physics, scene, [self._cut(tile)])
         return (Shot(numbers, scene.day),)
