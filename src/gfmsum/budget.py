@@ -213,7 +213,7 @@ class Ledger:
 
 
 TINY = Architecture(
-    width=128, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=2,
+    width=128, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4,
     image_px=32, patch_px=4,
 )  # fmt: skip
 

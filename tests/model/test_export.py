@@ -18,6 +18,7 @@ from gfmsum import __version__
 from gfmsum.budget import BUDGETS, TINY, Architecture
 from gfmsum.mix import Mix
 from gfmsum.model.backbone import gfmsum_encoder
+from gfmsum.model.encoder import grid_places
 from gfmsum.model.export import (
     bands_of,
     export_encoder,
@@ -248,7 +249,9 @@ def test_a_backbone_gives_maps_of_patches(exported: Path) -> None:
     tokens = encoder.tokens(
         torch.zeros(2, 96, 2, 16).copy_(patches(x)), S1.bands, (8, 12), 10.0
     )  # and the first block's output before any norm
-    torch.testing.assert_close(maps[0].flatten(2).mT, encoder.blocks[0](tokens))
+    torch.testing.assert_close(
+        maps[0].flatten(2).mT, encoder.blocks[0](tokens, encoder.near(grid_places(8, 12)[None]))
+    )
 
 
 def patches(x: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,18 @@ def test_hidden_pixels_do_not_leak_into_the_prediction(mae: MaskedAutoencoder) -
     )
 
 
+def test_a_prediction_does_not_depend_on_which_other_patches_are_predicted(
+    mae: MaskedAutoencoder,
+) -> None:
+    """Hidden tokens attend to visible ones only, so a share of them is predicted as all of them are."""
+    one = view("s1")
+    ((some, chosen, _),), ((every, hidden, _),) = (
+        mae._predict([one], rng(3), share) for share in (0.25, 1.0)
+    )
+    assert torch.equal(chosen, hidden[:, :12])
+    torch.testing.assert_close(some, every[:, :12], rtol=0, atol=1e-5)
+
+
 def test_the_error_is_the_mean_square_over_hidden_patches_in_group_units(
     mae: MaskedAutoencoder,
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gfmsum.catalog import CATALOG
-from gfmsum.model.encoder import Encoder, patchify
+from gfmsum.model.encoder import Encoder, grid_places, patchify
 from gfmsum.model.export import bands_of, load_encoder, read_config
 from gfmsum.sensors import Band, unknown
 
@@ -39,9 +39,10 @@ class Backbone(nn.Module):
         encoder, side = self.encoder, self.encoder.patch_px
         grid = (x.shape[-2] // side, x.shape[-1] // side)
         tokens = encoder.tokens(patchify(x, side), self.bands, grid, self.gsd_m)
+        bias = encoder.near(grid_places(*grid)[None].to(x.device))
         maps = {}
         for index, block in enumerate(encoder.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, bias)
             if index in self.out_indices:
                 last = index == len(encoder.blocks) - 1
                 features = encoder.norm(tokens) if last else tokens

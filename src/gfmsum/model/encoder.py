@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandEmbedding, Generated
-from gfmsum.model.blocks import blocks, run_blocks
+from gfmsum.model.blocks import blocks, nearness, run_blocks, slopes
 from gfmsum.sensors import Band
 
 _WAVELENGTHS_M = (2.0, 200_000.0)  # of the position code: from an aerial patch to a MODIS image
-_AMPLITUDE = 4.0  # of the position code: where a patch lies outweighs what it shows, at first
+STEEPEST = 1.0  # fall of the logits per patch of distance, in the head that looks least far
 
 
 def patchify(x: Tensor, patch_px: int) -> Tensor:
@@ -57,7 +57,14 @@ def unpatchify(patches: Tensor, h: int, w: int, patch_px: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
+def grid_places(h: int, w: int) -> Tensor:
+    """Where the patches of a grid lie, in patches from its centre: float (h * w, 2), patches row-major."""
+    rows, columns = (torch.arange(count) - (count - 1) / 2 for count in (h, w))
+    return torch.cartesian_prod(rows, columns)
+
+
+@lru_cache(maxsize=256)
+def ground_positions(h: int, w: int, gsd_m: float, width: int, amplitude: float = 1.0) -> Tensor:
     """Sine-cosine codes of where on the ground the patches of a grid lie.
 
     Coordinates are metres, so the code says how far patches are apart whatever the sensor. Each wave is
@@ -69,6 +76,7 @@ def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
         h, w: rows and columns of patches.
         gsd_m: distance between neighbouring patches, metres.
         width: of the code, a multiple of 4.
+        amplitude: of the waves.
 
     Returns:
         float (h * w, width), patches row-major.
@@ -84,7 +92,7 @@ def ground_positions(h: int, w: int, gsd_m: float, width: int) -> Tensor:
 
     rows, columns = axis(h), axis(w)
     grid = torch.cat([rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)], dim=-1)
-    return (_AMPLITUDE * grid.flatten(0, 1)).float()
+    return (amplitude * grid.flatten(0, 1)).float()
 
 
 class Encoder(nn.Module):
@@ -93,7 +101,7 @@ class Encoder(nn.Module):
     def __init__(self, model: Architecture) -> None:
         super().__init__()
         self.patch_px = model.patch_px
-        self.width = model.width
+        self.width, self.heads = model.width, model.heads
         self.embedding = BandEmbedding(model.code_width, model.patch_px, model.width, model.embed)
         self.blocks = blocks(model.width, model.depth, model.heads)
         self.norm = nn.LayerNorm(model.width)
@@ -129,9 +137,18 @@ class Encoder(nn.Module):
         tokens: Tensor = self.embedding(pick(patches, visible), bands, generated)
         return tokens + positions[visible]
 
-    def trunk(self, tokens: Tensor) -> Tensor:
-        """The transformer: float (b, v, d) to float (b, v, d), normed."""
-        out: Tensor = self.norm(run_blocks(self.blocks, tokens, self.recompute))
+    def near(self, at: Tensor) -> Tensor:
+        """What distance adds to attention's logits: float (b, v, 2) in patches to float (b, heads, v, v)."""
+        return nearness(at, slopes(self.heads, STEEPEST))
+
+    def trunk(self, tokens: Tensor, at: Tensor) -> Tensor:
+        """The transformer: float (b, v, d) to float (b, v, d), normed.
+
+        Args:
+            tokens: of patches.
+            at: float (b or 1, v, 2), where they lie, in patches.
+        """
+        out: Tensor = self.norm(run_blocks(self.blocks, tokens, self.near(at), self.recompute))
         return out
 
     def forward_features(
@@ -159,7 +176,8 @@ class Encoder(nn.Module):
         patches = patchify(x, side)
         grid = (x.shape[-2] // side, x.shape[-1] // side)
         gsd = gsd_m if gsd_m is not None else min(band.gsd_m for band in bands)
-        return self.trunk(self.tokens(patches, bands, grid, gsd))
+        at = grid_places(*grid)[None].to(x.device)
+        return self.trunk(self.tokens(patches, bands, grid, gsd), at)
 
     def embed(self, x: Tensor, bands: Sequence[Band], gsd_m: float | None = None) -> Tensor:
         """One vector per image, the mean of its patch tokens: float (b, d)."""
@@ -175,8 +193,10 @@ class Encoder(nn.Module):
         Returns:
             float (b, d), the mean over all tokens.
         """
-        side, tokens = self.patch_px, []
+        side, tokens, at = self.patch_px, [], []
+        finest = min(gsd_m for _, _, gsd_m in views)
         for x, bands, gsd_m in views:
             grid = (x.shape[-2] // side, x.shape[-1] // side)
             tokens.append(self.tokens(patchify(x, side), bands, grid, gsd_m))
-        return self.trunk(torch.cat(tokens, dim=1)).mean(dim=1)
+            at.append(grid_places(*grid).to(x.device) * (gsd_m / finest))
+        return self.trunk(torch.cat(tokens, dim=1), torch.cat(at)[None]).mean(dim=1)

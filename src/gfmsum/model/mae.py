@@ -13,9 +13,21 @@ from torch import Tensor, nn
 
 from gfmsum.budget import Architecture
 from gfmsum.model.bands import BandPrediction, OwnKernels
-from gfmsum.model.blocks import blocks, linear, run_blocks
-from gfmsum.model.encoder import Encoder, ground_positions, patchify, pick, unpatchify
+from gfmsum.model.blocks import blocks, linear, nearness, run_blocks, slopes
+from gfmsum.model.encoder import (
+    Encoder,
+    grid_places,
+    ground_positions,
+    patchify,
+    pick,
+    unpatchify,
+)
 from gfmsum.sensors import Band
+
+STEEPEST = (
+    2.0  # fall of the decoder's logits per patch of distance, in the head that looks least far
+)
+AMPLITUDE = 4.0  # of the decoder's position code: a hidden patch is known by nothing else
 
 type View = tuple[Tensor, Sequence[Band], float]
 """Images of one kind: pixels float (b, c, h, w), normalised; their c bands; pixel size in metres."""
@@ -166,16 +178,22 @@ class MaskedAutoencoder(nn.Module):
                 strict=True,
             )
         ]
-        encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded)))
+        at = grid_places(*grid).to(device)
+        encoded = self.decoder_input(self.encoder.trunk(torch.cat(embedded), at[visible]))
 
         masked = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
         places = torch.cat([visible, hidden], dim=1)
         positions = [
-            ground_positions(*grid, gsd_m * patch_px, encoded.shape[-1]).to(device)[where]
+            ground_positions(*grid, gsd_m * patch_px, encoded.shape[-1], AMPLITUDE).to(device)[
+                where
+            ]
             for (_, _, gsd_m), where in zip(views, torch.split(places, counts), strict=True)
         ]
         tokens = torch.cat([encoded, masked], dim=1) + torch.cat(positions)
-        decoded = self.decoder_norm(run_blocks(self.decoder, tokens, self.encoder.recompute))
+        # Hidden patches learn from visible ones; of each other they have nothing to learn.
+        slope = slopes(self.model.decoder_heads, STEEPEST)
+        bias = nearness(at[places], slope, keys=visible.shape[1])
+        decoded = self.decoder_norm(run_blocks(self.decoder, tokens, bias, self.encoder.recompute))
         wanted = decoded[:, visible.shape[1] :]
         return [
             (self.prediction(tokens_of, generated), which, part)
