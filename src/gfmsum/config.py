@@ -45,8 +45,10 @@ class SyntheticConfig:
     train: int = 600  # labelled items per sensor
     val: int = 200
     test: int = 400
+    tasks: str = "landuse+diversity+length+extent+clearing"  # see gfmsum.data.truths
     sensors: str = ""  # that look at it, as s1+s2+enmap; the founding five if empty
     shared: float = 1.0  # of what sensors see of the land, 0 to 1: the rest is each one's own
+    smooth: bool = False  # whether neighbouring pixels are as much alike as in real chips
     control: str = ""  # alias, harm or help
     target: str = ""  # of the control; the study fills in its sensor
     scarce: int = 0  # pretraining samples of the target in control=help
@@ -156,6 +158,7 @@ class AblationConfig:
     design: str = "footprint"  # or colocated, see DESIGNS
     catalog: str = ""  # a YAML file that describes sensors of your own, see gfmsum.catalog
     probe: str = "linear"  # what the arms are judged by: linear or finetune
+    labels: str = "10+50+all"  # how many each task is probed with; all of these count alike
     parts: bool = False  # whether to pretrain the part arm too, which Ψ needs
     out: str = ""  # folder of the results; under runs/ if empty
     store: str = "runs/store"  # folder of finished runs, shared by studies
@@ -183,6 +186,8 @@ class AblationConfig:
             )
         if self.probe not in ("linear", "finetune"):
             raise ConfigError(unknown("probe", self.probe, ("linear", "finetune")))
+        counts = read_labels(self.labels)  # in one order, so that one question has one name
+        object.__setattr__(self, "labels", "+".join(str(n or "all") for n in counts))
         if self.design not in DESIGNS:
             raise ConfigError(unknown("design", self.design, DESIGNS))
         if self.device not in ("auto", "cpu", "cuda"):
@@ -194,6 +199,11 @@ class AblationConfig:
                     "probed; leave it out"
                 )
             object.__setattr__(self, "data", replace(self.data, target=self.sensor))
+
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        """Labels to probe with, per class, or in all for values and pixels; 0 is all there are."""
+        return read_labels(self.labels)
 
     @property
     def data_name(self) -> str:
@@ -208,6 +218,28 @@ class AblationConfig:
     def execution(self) -> Execution:
         """How each run is carried out."""
         return Execution(**{item.name: getattr(self, item.name) for item in fields(Execution)})
+
+
+LEAST_LABELS = 2  # of each class
+
+
+def read_labels(text: str) -> tuple[int, ...]:
+    """What ``10+50+all`` asks for, the fewest first; 0 stands for all.
+
+    Raises:
+        ConfigError: one line, for what is no number, too small or there twice.
+    """
+    words = text.split("+")
+    for word in words:
+        if word != "all" and not (word.isdecimal() and int(word) >= LEAST_LABELS):
+            raise ConfigError(
+                f"labels={text}: {word!r} must be all, or a whole number that is at least {LEAST_LABELS}; "
+                "write labels=10+50+all"
+            )
+    counts = sorted(int(word) for word in words if word != "all")
+    if len(set(counts)) < len(counts) or words.count("all") > 1:
+        raise ConfigError(f"labels={text} must name each number once; write labels=10+50+all")
+    return (*counts, *[0] * words.count("all"))
 
 
 def load(words: Sequence[str]) -> AblationConfig:
