@@ -15,6 +15,7 @@ import random
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,23 +50,35 @@ def apart(a: Pretrained, b: Pretrained) -> tuple[float, float]:
     return float(gap.norm() / one.norm()), float(gap.abs().max())
 
 
-def live(folder: Path) -> None:
+def live(folder: Path, tell: Callable[[int, dict[str, float]], None] = lambda *_: None) -> None:
+    execution = Execution(checkpoint_s=0)
     done = pretrain(
-        run(LONG), Noise(), execution=Execution(checkpoint_s=0.05), checkpoints=folder / "states"
+        run(LONG), Noise(), execution=execution, checkpoints=folder / "states", tell=tell
     )
     (folder / "result.json").write_text(json.dumps(summary(done)))
 
 
 def killed(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """End a run by SIGKILL at random moments, then let it finish."""
+    """End a run by SIGKILL at random moments, then let it finish.
+
+    Each part of it lasts up to ten steps, however fast they are, and ends anywhere within the next.
+    """
     began = time.monotonic()
     alone = summary(pretrain(run(LONG), Noise()))
-    took, rng = time.monotonic() - began, random.Random(seed)
+    step_s, rng = (time.monotonic() - began) / alone["ledger"]["steps"], random.Random(seed)
     context, ended, steps = multiprocessing.get_context("fork"), 0, []
+    taken = context.RawValue("l", 0)  # steps since the last kill; no lock that a kill leaves locked
+
+    def count(step: int, metrics: dict[str, float]) -> None:
+        taken.value += 1
+
     for _ in range(kills):
-        process = context.Process(target=live, args=(folder,))
+        taken.value, wanted = 0, rng.randint(0, 10)
+        process = context.Process(target=live, args=(folder, count))
         process.start()
-        process.join(rng.uniform(0.05, 0.25) * took)
+        while process.is_alive() and taken.value < wanted:
+            time.sleep(0.001)
+        process.join(rng.random() * step_s)
         if process.is_alive():
             process.kill()
             ended += 1

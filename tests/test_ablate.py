@@ -19,13 +19,17 @@ from gfmsum.study import Outcome
 REAL = Path(__file__).parent.parent.parent / "shared" / "realdata"
 SMALL = (
     "budget=micro", "budget.unique=60", "budget.seen=180", "budget.batch=30", "replicates=2",
-    "data.train=60", "data.val=60", "data.test=60",
+    "data.train=60", "data.val=60", "data.test=60", "labels=all",
 )  # fmt: skip
+
+
+FEW = ("data.tasks=landuse+diversity", "labels=5+all")  # of those that are fitted quickly
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["labels=5+5"], "labels=5+5 must name each number once; write labels=10+50+all"),
         (["sensor=s3"], "unknown sensor 's3': choose from enmap, gaofen, landsat, "),
         (["sensor=enmap"], "unknown sensor 'enmap': choose from landsat, modis, naip, s1, s2"),
         (["design=both"], "unknown design 'both': choose from colocated, footprint"),
@@ -56,6 +60,7 @@ def test_help_and_the_resolved_configuration(capsys: pytest.CaptureFixture[str])
     assert main(["--cfg", "sensor=s2", "replicates=1"]) == 0
     shown = capsys.readouterr().out
     assert "sensor: s2" in shown and "landuse_s2" in shown and "solo 0" in shown
+    assert "labels: 10+50+all" in shown and "name: landuse_s2@10" in shown
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def test_a_margin_changed_after_the_runs_is_told(outcome: Outcome, folder: Path)
     words = ("sensor=s1", "mix=s1+s2", *SMALL, f"store={folder}/store")
     again = ablate(*words, f"out={folder}/changed", "margin=0.3")
     assert again.verdict.changed
-    assert "contrasts or margin were changed after the runs" in again.verdict.sentence
+    assert "tasks, contrasts or margin were changed after the runs" in again.verdict.sentence
     assert "margin were changed" in (folder / "changed" / "verdict.json").read_text()
     back = ablate(*words, f"out={folder}/back")
     assert not back.verdict.changed
@@ -107,6 +112,39 @@ def test_scores_have_their_predictions(outcome: Outcome) -> None:
         means.sort_index(), joined.sort_index(), check_names=False, atol=1e-9, rtol=0
     )
     assert {"band means", "band statistics", "floor"} <= set(scores["arm"])
+
+
+def test_tasks_are_probed_with_few_labels_that_are_the_same_for_all(
+    outcome: Outcome, folder: Path
+) -> None:
+    """On the finished runs of another study, so the design counts as changed."""
+    words = ("sensor=s1", "mix=s1+s2", *SMALL[:-1], *FEW)
+    done = ablate(*words, f"out={folder}/few", f"store={folder}/store", "jobs=1")
+    runs = json.loads((done.folder / "ledger.json").read_text())["runs"].values()
+    assert all(run["reused"] for run in runs) and done.verdict.changed
+    scores = pd.read_parquet(done.folder / "scores.parquet")
+    tasks = ["landuse_s1@5", "landuse_s1", "diversity_s1@5", "diversity_s1"]
+    assert {
+        arm: rows["task"].tolist() for arm, rows in scores.groupby("arm") if len(rows) == 4
+    } == (dict.fromkeys(["band means", "band statistics", "texture", "random convolutions"], tasks))
+    assert scores.groupby("task")["labels"].unique().map(list).to_dict() == {
+        "landuse_s1@5": [5], "landuse_s1": [0], "diversity_s1@5": [5], "diversity_s1": [0],
+    }  # fmt: skip
+    # The utility of an arm is the mean over tasks and numbers of labels alike.
+    means = scores.groupby(["arm", "task"])["utility"].mean().groupby("arm").mean()
+    for arm, found in done.verdict.arms.items():
+        assert found["utility"] == pytest.approx(means[arm])
+    # All that is known of the labels is unchanged by the study around it.
+    before = pd.read_parquet(outcome.folder / "scores.parquet")
+    keys = ["arm", "replicate", "task"]
+    both = scores.merge(before, on=keys, suffixes=("", "_before"))
+    assert len(both) == len(scores) // 2
+    np.testing.assert_array_equal(both["value"], both["value_before"])
+    predictions = pd.read_parquet(done.folder / "predictions.parquet")
+    items = predictions.groupby(["task", "arm", "replicate"])["item"].apply(frozenset)
+    assert items.groupby("task").nunique().eq(1).all()
+    told = (done.folder / "report.html").read_text(encoding="utf-8")
+    assert "mean over these 4 rows" in told and "5 labels" in told
 
 
 def test_every_arm_spent_the_same_and_saw_what_it_should(outcome: Outcome) -> None:
@@ -143,7 +181,7 @@ def test_a_study_that_was_killed_goes_on_to_the_same_verdict(
         [sys.executable, "-m", "gfmsum.ablate", *words, f"out={folder}/k"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600  # over as soon as there is a state
     while not (states := list(store.glob("unfinished/*/step-*.ckpt"))):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)

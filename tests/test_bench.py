@@ -23,6 +23,7 @@ from gfmsum.sensors import NAIP, S1, S2
 from gfmsum.store import Store
 
 SMALL = ("data.train=60", "data.val=60", "data.test=60", "threads=1")
+FLOORS = {"band means", "band statistics", "texture", "random convolutions"}
 TASK = Task("t", "s1", "classification", "accuracy", 0.5, 1.0, ("a", "b"))
 ENCODER = initialised(BUDGETS["micro"], 0, 0).encoder
 
@@ -37,8 +38,10 @@ def test_without_an_encoder_the_tasks_are_listed(capsys: pytest.CaptureFixture[s
     code, out, _ = bench(capsys, "sensor=naip")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
-    assert rows["cover_naip"][1:6] == ["naip", "synthetic", "segmentation", "mean_iou", "60/60/60"]
-    assert [*rows] == [f"{n}_naip" for n in ("landuse", "diversity", "canopy", "cover", "clearing")]
+    assert rows["extent_naip"][1:6] == ["naip", "synthetic", "segmentation", "mean_iou", "60/60/60"]
+    assert [*rows] == [
+        f"{n}_naip" for n in ("landuse", "diversity", "length", "extent", "clearing")
+    ]
     _, out, _ = bench(capsys)
     assert len(out.splitlines()) == 1 + 5 * 5
 
@@ -46,19 +49,20 @@ def test_without_an_encoder_the_tasks_are_listed(capsys: pytest.CaptureFixture[s
 def test_every_task_is_scored_beside_its_floors(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, out, err = bench(capsys, "random/micro", "sensor=s1", f"out={tmp_path / 'o'}")
+    words = ("random/micro", "sensor=s1", "labels=all", f"out={tmp_path / 'o'}")
+    code, out, err = bench(capsys, *words)
     assert code == 0, err
     assert out.startswith("Synthetic scenes")
     scores = pd.read_parquet(tmp_path / "o" / "scores.parquet")
     predictions = pd.read_parquet(tmp_path / "o" / "predictions.parquet")
-    assert set(scores["arm"]) == {"band statistics", "random/micro"}
-    assert scores.groupby("arm")["task"].nunique().tolist() == [5, 5]
+    assert set(scores["arm"]) == {"random/micro", *FLOORS}
+    assert scores.groupby("arm")["task"].nunique().eq(5).all()
     # Every score can be computed again from what is kept of its test items.
     means = predictions.groupby(["arm", "task"])["contribution"].mean()
     for row in scores.itertuples():
         assert means[row.arm, row.task] == pytest.approx(row.utility)
-    cover = predictions[predictions["task"] == "cover_s1"]
-    assert all(sum(cells) == 32 * 32 and len(cells) == 25 for cells in cover["confusion"])
+    extent = predictions[predictions["task"] == "extent_s1"]
+    assert all(sum(cells) == 32 * 32 and len(cells) == 9 for cells in extent["confusion"])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,14 @@ def test_a_run_and_its_export_score_alike_beside_random_starts(
     exported = export_encoder(run, tmp_path / "encoder")
     out = tmp_path / "o"
     code, _, err = bench(
-        capsys, str(run), str(exported), "sensor=s2", "tasks=landuse_s2", "floors=2", f"out={out}"
+        capsys,
+        str(run),
+        str(exported),
+        "sensor=s2",
+        "tasks=landuse_s2",
+        "labels=all",
+        "floors=2",
+        f"out={out}",
     )
     assert code == 0, err
     scores = pd.read_parquet(out / "scores.parquet").set_index("arm")
@@ -89,34 +100,28 @@ def test_a_run_and_its_export_score_alike_beside_random_starts(
     assert scores.loc[random, "replicate"].tolist() == [0, 1]
 
 
-def test_few_labels_are_drawn_several_times(
+def test_few_labels_make_rows_of_their_own_beside_their_floors(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = (
-        "random/micro",
-        "sensor=s1",
-        "tasks=landuse_s1",
-        "probe=linear+knn",
-        "shots=2+5",
-        "draws=2",
-    )
-    code, _, err = bench(capsys, *words, f"out={tmp_path}")
+    words = ("random/micro", "sensor=s1", "tasks=landuse_s1", "probe=linear+knn", "labels=2+5+all")
+    code, out, err = bench(capsys, *words, f"out={tmp_path}")
     assert code == 0, err
     scores = pd.read_parquet(tmp_path / "scores.parquet")
-    ours = scores[scores["arm"].str.startswith("random/micro")]
-    assert sorted(set(ours["arm"])) == ["random/micro, 2 labels", "random/micro, 5 labels"]
-    assert len(ours) == 2 * 2 * 2
-    assert (
-        ours[(ours["probe"] == "knn") & ours["arm"].str.contains("2 labels")]["strength"]
-        .eq(12)
-        .all()
-    )
+    assert set(scores["arm"]) == {"random/micro", *FLOORS}
+    names = ["landuse_s1@2", "landuse_s1@5", "landuse_s1"]
+    for _, rows in scores.groupby(["arm", "probe"]):
+        assert rows["task"].tolist() == names and rows["labels"].tolist() == [2, 5, 0]
+    near = scores[scores["probe"] == "knn"].groupby("task")["strength"].unique()
+    assert near["landuse_s1@2"] == pytest.approx([12])  # as many neighbours as labels
+    assert near["landuse_s1"] == pytest.approx([20])
+    titles = [line.partition(":")[0] for line in out.splitlines() if "test items, floor" in line]
+    assert titles == names
 
 
 def test_other_sensors_are_crossed_to_and_fused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = ("random/micro", "sensor=s1", "tasks=landuse_s1", f"out={tmp_path}")
+    words = ("random/micro", "sensor=s1", "tasks=landuse_s1", "labels=5", f"out={tmp_path}")
     code, _, err = bench(
         capsys, *words, "across=s2", "fuse=s2+naip", "beside=random/micro+random/tiny"
     )
@@ -135,13 +140,14 @@ def test_other_sensors_are_crossed_to_and_fused(
         (("random/micro", "sensor=s9"), "unknown sensor 's9'"),
         (("random/micro", "probe=knm"), "unknown probe 'knm'"),
         (("random/micro", "tasks=landuse_s2"), "unknown task 'landuse_s2'"),
-        (("random/micro", "probe=knn", "tasks=cover_s1"), "is for none of cover_s1"),
-        (("random/micro", "shots=x", "tasks=landuse_s1"), "shots=x must be a whole number"),
+        (("random/micro", "probe=knn", "tasks=extent_s1"), "is for none of extent_s1"),
+        (("random/micro", "labels=x", "tasks=landuse_s1"), "'x' must be all, or a whole number"),
+        (("random/micro", "shots=5", "tasks=landuse_s1"), "unknown option 'shots'"),
         (("random/micro", "blocks=9", "tasks=landuse_s1"), "blocks=9 must be 1 to"),
         (("random/micro", "fuse=s2", "beside=random/micro+random/micro", "tasks=landuse_s1"),
          "names 2 encoders for 1 sensors"),
         (("dofa_base", "tasks=landuse_s1"), "not on this machine; get them with: curl"),
-        (("shots=5",), "shots= wants an ENCODER"),
+        (("labels=5",), "labels= wants an ENCODER"),
         (("random/micro", "wierd=1"), "unknown option 'wierd'"),
     ],
 )  # fmt: skip

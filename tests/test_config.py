@@ -48,6 +48,15 @@ def test_a_mix_without_a_sensor_is_plain_text() -> None:
         ("seed=true", "seed=True must be a whole number"),
         ("margin=0", "margin=0.0 must lie between 0 and 1"),
         ("device=gpu", "unknown device 'gpu'"),
+        (
+            "labels=1",
+            "labels=1: '1' must be all, or a whole number that is at least 2; write labels=",
+        ),
+        ("labels=few", "labels=few: 'few' must be all, or a whole number"),
+        ("labels=10+", r"labels=10\+: '' must be all, or a whole number"),
+        ("labels=10+2.5", r"labels=10\+2.5: '2.5' must be all"),
+        ("labels=10+010", r"labels=10\+010 must name each number once"),
+        ("labels=all+all", r"labels=all\+all must name each number once"),
         ("sensor=s1,s2", "one plain value per key"),
         ("sensor=[s1]", "one plain value per key"),
         ("+sensor=s1", "one plain value per key"),
@@ -76,6 +85,30 @@ def test_the_question_is_what_decides_the_numbers_and_nothing_else() -> None:
     assert load(["out=a", "store=b", "jobs=3", "device=cpu"]).question() == plain.question()
     for word in ("seed=1", "margin=0.02", "sensor=s2", "budget.batch=30", "data.world=1"):
         assert load([word]).question() != plain.question()
+
+
+def test_few_labels_are_asked_for_by_default_and_in_any_order() -> None:
+    assert load([]).label_counts == (10, 50, 0)
+    assert load(["labels=7"]).label_counts == (7,)
+    config = load(["labels=all+50+010"])
+    assert config.labels == "10+50+all" and config.question() == load([]).question()
+    other = load(["labels=all"])
+    assert other.label_counts == (0,) and other.question() != config.question()
+    assert load(differences(other)) == other
+    assert [word for word in differences(other) if "labels" in word] == ["labels=all"]
+
+
+def test_a_study_states_which_tasks_and_numbers_of_labels_are_averaged() -> None:
+    words = ["sensor=s1", "mix=s1+s2", "data.tasks=landuse+diversity"]
+    study, whole = plan(load(words)), plan(load([*words, "labels=all"]))
+    names = [f"{task}_s1{at}" for task in ("landuse", "diversity") for at in ("@10", "@50", "")]
+    assert [task.name for task in study.tasks] == names
+    assert list(study.design.tasks) == names
+    assert [task.labels for task in study.tasks] == [10, 50, 0] * 2
+    assert len({study.name, whole.name}) == len({study.key, whole.key}) == 2
+    assert study.design.fingerprint != whole.design.fingerprint
+    seeds = [plan(load([*words, f"seed={seed}"])).key for seed in (0, 1)]
+    assert seeds[0] == study.key != seeds[1]  # other labels are drawn
 
 
 def test_a_control_aims_at_the_probed_sensor() -> None:

@@ -355,6 +355,18 @@ def test_a_foreign_run_without_all_tasks_is_left_out_and_said() -> None:
     assert "solo of s2 on s1, replicate 1: not probed" in " ".join(panel.absent.values())
 
 
+def test_each_target_has_tasks_of_its_own_that_count() -> None:
+    """Two runs of three were probed on a task that no design names: nothing depends on it."""
+    scores = whole()
+    other = scores[scores["replicate"] < 2].assign(task="other", value=0.9, utility=0.9)
+    family = [replace(d, tasks=(f"t of {d.target}",)) for d in designs(SENSORS)]
+    got, want = judge_all(pd.concat([scores, other]), family), judge_all(scores, family)
+    assert got.absent == want.absent
+    for name in ("psi", "strict", "exchange", "transfer", "synergy"):
+        assert getattr(got, name) == getattr(want, name), name
+    assert got.design != judge_all(scores, designs(SENSORS)).design
+
+
 def test_the_family_of_designs_has_a_fingerprint() -> None:
     family = designs(SENSORS)
     panel = judge_all(whole(), family)
@@ -362,7 +374,7 @@ def test_the_family_of_designs_has_a_fingerprint() -> None:
     assert judge_all(whole(), family[::-1]).design == panel.design
     changed = judge_all(whole(), designs(SENSORS, margin=0.05), recorded=panel.design)
     assert changed.changed
-    assert changed.sentence.endswith("; contrasts or margin were changed after the runs.")
+    assert changed.sentence.endswith("; tasks, contrasts or margin were changed after the runs.")
     assert f"not the recorded {panel.design}" in panel_table(changed)
     assert not judge_all(whole(), family, recorded=panel.design).changed
 

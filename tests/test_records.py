@@ -81,3 +81,11 @@ def test_plain_gives_json_types() -> None:
 def test_utility_runs_from_floor_to_ceiling() -> None:
     task = Task("t", "s1", "classification", "accuracy", floor=0.2, ceiling=0.7)
     assert [task.utility(v) for v in (0.2, 0.45, 0.7)] == pytest.approx([0, 0.5, 1])
+
+
+def test_few_labels_are_in_the_name() -> None:
+    task = Task("t", "s1", "classification", "accuracy", floor=0.2, ceiling=0.7, train=90)
+    few = task.at(10)
+    assert (few.name, few.labels, few.train) == ("t@10", 10, 90)
+    assert few.utility(0.45) == task.utility(0.45)
+    assert task.at(0) is task

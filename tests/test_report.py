@@ -23,6 +23,7 @@ import pytest
 
 from gfmsum import figures, report
 from gfmsum.figures import curves, dots, forest, points
+from gfmsum.learned import learned
 from gfmsum.report import NAME, blind, main, render
 
 CAVEAT = "Synthetic scenes: this checks the instrument and is no evidence about real sensors."
@@ -384,6 +385,34 @@ def test_task_scores_agree_with_the_tables(study: tuple[Path, dict[str, Any]], h
         assert number(row[8]) == pytest.approx(raw, abs=0.051)
 
 
+def test_rows_of_one_task_stand_together_by_number_of_labels(tmp_path: Path) -> None:
+    names = ("maps", "maps@10", "maps@50", "a@5 @ home")
+    verdict = write_study(tmp_path, mix=("s1", "s2"), tasks=names, steps=6)
+    for task, labels in zip(verdict["tasks"], (0, 10, 50, None), strict=True):
+        task["labels"] = labels
+    means = verdict["tasks"][1]["means"]
+    means["band statistics"], means["texture"] = 0.9, 0.95
+    change(tmp_path, {"tasks": verdict["tasks"]})
+    parsed = page(tmp_path)
+    rows = parsed.rows("tasks")
+    assert [row[0].split(" accuracy")[0].split(" R²")[0] for row in rows[:2]] == [
+        "a@5 @ home",
+        "maps",
+    ]
+    assert [row[0].split()[0] for row in rows[2:]] == ["50", "all"]
+    assert "10 labels" in rows[1][0] and "cannot discriminate" in rows[1][0]
+    # Floors that only some rows have get a column; chance comes before, random init after them.
+    assert number(rows[1][4]) == pytest.approx(95) and rows[2][4] == "–"
+    for row, task in zip(rows[1:], (verdict["tasks"][i] for i in (1, 2, 0)), strict=True):
+        assert number(row[-2]) == pytest.approx(100 * task["means"]["mix"], abs=0.051)
+    shown = " ".join(parsed.body)
+    assert "mean over these 4 rows" in shown
+    assert (
+        "maps, 10 labels" in shown
+        and "band statistics do as well and texture does as well" in shown
+    )
+
+
 def test_the_ledger_agrees_with_what_was_spent(html: str) -> None:
     rows = {row[0].split()[0]: row[1:] for row in Page(html).rows("spent")}
     # 20 steps of 60 samples; 16 visible of 64 patches; 2.05e11 FLOPs a step, 2.6e11 for the mix.
@@ -614,6 +643,90 @@ def test_a_curve_is_thinned_by_averaging_neighbours() -> None:
     assert (list(seen), list(loss)) == ([10.0, 20.0, 30.0, 40.0], [8.0, 6.0, 2.0, 1.0])
 
 
+# --- what was learned beside linear interpolation ---
+
+
+def ends(losses: dict[str, list[float]], sensor: str = "s1", steps: int = 20) -> pd.DataFrame:
+    """Curves at 1.5 that end, in their last tenth, at these losses: one list per arm, one run each."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm, "replicate": replicate, "run": "", "step": step, "seen": 20 * step,
+                "sensor": sensor, "loss": last if step > 0.9 * steps else 1.5,
+            }
+            for arm, runs in losses.items()
+            for replicate, last in enumerate(runs)
+            for step in range(1, steps + 1)
+        ]
+    )  # fmt: skip
+
+
+def test_a_run_is_judged_by_its_last_tenth_against_its_sensors_line() -> None:
+    frame = pd.concat([ends({"solo": [0.7, 0.9], "mix": [0.98]}), ends({"mix": [0.5]}, "s2")])
+    found = learned(frame, {"s1": 0.8})
+    assert [(end.arm, end.replicate, end.sensor) for end in found] == [
+        ("mix", 0, "s1"), ("solo", 0, "s1"), ("solo", 1, "s1"),
+    ]  # fmt: skip
+    assert [end.loss for end in found] == pytest.approx([0.98, 0.7, 0.9])
+    assert [(end.passed, end.plateau) for end in found] == [
+        (False, True), (True, False), (False, False),
+    ]  # fmt: skip
+    assert learned(frame, {}) == []
+    # Runs of other lengths have a last tenth of their own.
+    longer = pd.concat([ends({"solo": [0.7]}), ends({"mix": [0.6]}, steps=40)])
+    assert [end.loss for end in learned(longer, {"s1": 0.8})] == pytest.approx([0.6, 0.7])
+
+
+def test_the_page_says_who_learned_no_more_than_linear_interpolation(tmp_path: Path) -> None:
+    write_study(tmp_path, mix=("s1", "s2"))
+    frame = ends({"solo": [0.7, 0.9, 0.88], "share": [0.99, 0.98, 0.85], "mix": [0.7, 0.72, 0.71]})
+    pd.concat([frame, ends({"mix": [0.9]}, "s2")]).to_parquet(tmp_path / "curves.parquet")
+    without = render(tmp_path).read_text("utf-8")
+    assert "linear" not in without.partition('id="curves"')[2].partition("</section>")[0]
+    (tmp_path / "interpolation.json").write_text('{"s1": 0.8, "s2": null}', "utf-8")
+    shown = " ".join(page(tmp_path).body)
+    assert "Below the line: solo (1 of 3 at 0.70), mix (3 of 3 at 0.71)." in shown
+    assert (
+        "Learned no more than linear interpolation: solo (2 of 3 at 0.89), share (1 of 3 at 0.85)."
+        in shown
+    )
+    assert "Did not leave the plateau: share (2 of 3 at 0.98)." in shown
+    assert shown.count("linear interpolation 0.80") == 1  # none in the panel of s2
+    assert "within 3 % of 1.00" in shown.replace("\u00a0", " ")
+
+
+def test_the_line_is_drawn_at_its_height_in_axes_that_hold_every_line() -> None:
+    frame = pd.concat([ends({"solo": [0.6]}), ends({"mix": [0.7]}, "s2")])
+    drawn = curves(frame, "s1", {"s1": 0.75, "s2": 0.3, "unseen": -9.0})
+    (dashed,) = [
+        [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", path.get("d", ""))]
+        for path in svg(drawn).iter("{http://www.w3.org/2000/svg}path")
+        if "stroke-dasharray" in path.get("style", "")
+    ]
+    (curve,) = strokes(drawn, "2.2")  # from 1.5 down to 0.6
+    top, bottom = min(curve[1::2]), max(curve[1::2])
+    middle = top + (bottom - top) * (1.5 - 0.75) / (1.5 - 0.6)
+    assert dashed[1::2] == pytest.approx([middle, middle], abs=0.1)
+    # The panel of s2 has the same scale, so that its line fits this one too.
+    other = curves(frame, "s2", {"s1": 0.75, "s2": 0.3})
+    (second,) = strokes(other, "2.2")  # from 1.5 down to 0.7
+    assert (max(second[1::2]) - min(second[1::2])) / (bottom - top) == pytest.approx(
+        8 / 9, abs=0.01
+    )
+    assert "linear interpolation 0.30" in "".join(svg(other).itertext())
+    assert "linear" not in curves(frame, "s1")
+
+
+def test_a_damaged_line_is_said(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    (tmp_path / "interpolation.json").write_text('{"s1": "low"}', "utf-8")
+    with pytest.raises(ValueError, match=r"interpolation\.json cannot be read"):
+        render(tmp_path)
+
+
+# --- other figures ---
+
+
 def test_dots_show_every_replicate_and_point_to_far_baselines(
     study: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -694,6 +807,7 @@ def test_a_task_is_blind_if_baselines_or_random_weights_do_as_well() -> None:
     assert blind(means | {"floor": 0.592}, spreads) == "random initialisation does as well"
     assert "band" in blind(means, spreads | {"mix": 0.02})
     assert blind({"solo": 0.6, "band statistics": 0.6}, {}) != ""
+    assert blind(means | {"texture": 0.61}, spreads) == "texture does as well"
     assert blind({"floor": 0.6}, {}) == ""
 
 

@@ -130,7 +130,7 @@ def test_checkpoints_are_few_whole_and_run_no_code(tmp_path: Path) -> None:
 def script(*words: object) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.interrupted", *map(str, words)],
-        capture_output=True, text=True, check=False, cwd=ROOT, timeout=300,
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=3_000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

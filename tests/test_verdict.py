@@ -648,6 +648,7 @@ def test_scales_without_a_floor_below_a_ceiling_are_refused(
         (lambda: Design("s1", ("s2",), confidence=95), "confidence=95 in [0.5, 1)"),
         (lambda: Design("s1", ("s2",), contrasts=CONTRASTS[1:]), "hold 'substitution'"),
         (lambda: Design("s1", ("s2",), contrasts=CONTRASTS[:1] * 2), "must be unique"),
+        (lambda: Design("s1", ("s2",), tasks=("t", "t")), "must name each task once"),
         (lambda: Contrast("c", "c", {"mxi": 1, "solo": -1}, ""), "did you mean 'mix'?"),
         (lambda: Contrast("c", "c", {"mix": 1, "solo": -2}, ""), "must add up to 0"),
     ],
@@ -686,6 +687,8 @@ def test_fingerprint_names_what_decides_and_nothing_else() -> None:
         Design("s1", ("s1", "s2"), margin=0.02),
         Design("s1", ("s1", "s2"), confidence=0.9),
         Design("s1", ("s1", "s2"), contrasts=CONTRASTS[:2]),
+        Design("s1", ("s1", "s2"), tasks=("t",)),
+        Design("s1", ("s1", "s2"), tasks=("t", "t@10")),
         Design("s1", ("s1", "s2"), contrasts=(Contrast(first.name, "Δ", weights, "", True), *rest)),
         Design("s1", ("s1", "s2"), contrasts=(Contrast(first.name, "Δ", worded, ""), *rest)),
     ]
@@ -699,7 +702,7 @@ def test_a_design_changed_after_the_runs_is_said() -> None:
     kept = judge(scores, DESIGN, predictions, recorded=before)
     unknown = judge(scores, DESIGN, predictions)
     changed = judge(scores, after, predictions, recorded=before)
-    says = "contrasts or margin were changed after the runs"
+    says = "tasks, contrasts or margin were changed after the runs"
     assert [v.changed for v in (kept, unknown, changed)] == [False, False, True]
     assert changed.sentence.endswith(f"; {says}.")
     assert f"not the recorded {before}: {says}" in table(changed).splitlines()
@@ -709,6 +712,30 @@ def test_a_design_changed_after_the_runs_is_said() -> None:
         assert f"design {before}" in table(verdict).splitlines()
     got = changed.as_dict()
     assert (got["design"], got["recorded"]) == (after.fingerprint, before)
+
+
+def test_the_tasks_of_a_design_are_those_that_count() -> None:
+    """The same as if nothing else had been scored; a task that was named and is not there is missed."""
+    clusters = {"t": places(6, 3), "t@10": places(6, 3), "u": places(6, 3, "d")}
+    scores, predictions = tables(drawn(3, tasks=list(clusters)), clusters)
+    named = Design("s1", ("s1", "s2"), tasks=("t@10", "t"))
+    swapped = Design("s1", ("s1", "s2"), tasks=("t", "t@10"))
+    assert named.fingerprint == swapped.fingerprint
+    alone = [frame[frame["task"] != "u"] for frame in (scores, predictions)]
+    got, want = judge(scores, named, predictions), judge(alone[0], DESIGN, alone[1])
+    assert got.estimates == want.estimates and got.tasks == want.tasks
+    assert got.estimates != judge(scores, DESIGN, predictions).estimates
+    with pytest.raises(ValueError, match="no score of task 't@10', which the design names"):
+        judge(scores[scores["task"] == "t"], named, predictions)
+
+
+def test_numbers_of_labels_are_kept_beside_their_tasks() -> None:
+    scores, predictions = tables(
+        drawn(3, tasks=["t", "t@10"]), dict.fromkeys(["t", "t@10"], places(6, 3))
+    )
+    assert [task["labels"] for task in judge(scores, DESIGN, predictions).tasks] == [None, None]
+    scores["labels"] = np.where(scores["task"] == "t", 0, 10)
+    assert [task["labels"] for task in judge(scores, DESIGN, predictions).tasks] == [0, 10]
 
 
 # What people read

@@ -39,7 +39,9 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_help_documents_every_column_and_option(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "--help")
-    columns = "arm replicate sensor task metric value floor ceiling utility n_test item cluster"
+    columns = (
+        "arm replicate sensor task metric value floor ceiling utility n_test labels item cluster"
+    )
     for name in [*columns.split(), "contribution"]:
         assert f"  {name}" in text
     for option in OPTIONS:
@@ -79,6 +81,8 @@ def test_words_are_the_designs(
     contrasts = (CONTRASTS[2], CONTRASTS[0])
     want = judge(given[0], Design("s1", ("s1", "s2"), 0.2, 0.9, contrasts), given[1])
     assert said(capsys, folder, *WORDS, *words) == f"{table(want)}\n\n{want.sentence}\n"
+    want = judge(given[0], Design("s1", ("s1", "s2"), tasks=("t",)), given[1])
+    assert said(capsys, folder, *WORDS, "tasks=t") == f"{table(want)}\n\n{want.sentence}\n"
 
 
 def test_tables_are_found_in_every_form(
@@ -150,7 +154,7 @@ def test_two_arms_are_enough_for_the_substitution(
 
 def test_a_recorded_design_is_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = f"recorded={DESIGN.fingerprint}"
-    changed = "contrasts or margin were changed after the runs"
+    changed = "tasks, contrasts or margin were changed after the runs"
     assert changed not in said(capsys, folder, *WORDS, recorded)
     out = said(capsys, folder, *WORDS, recorded, "margin=0.02", f"json={folder}/v.json")
     assert out.endswith(f"; {changed}.\n")
@@ -178,6 +182,8 @@ def test_a_recorded_design_is_compared(folder: Path, capsys: pytest.CaptureFixtu
         ([*WORDS, "confidence=0.3"], "confidence=0.3 in [0.5, 1)"),
         ([*WORDS, "contrasts=sum"], "unknown contrast 'sum'"),
         ([*WORDS, "contrasts=dilution"], "hold 'substitution'"),
+        ([*WORDS, "tasks=v"], "unknown task 'v': choose from t"),
+        ([*WORDS, "tasks=t+t"], "must name each task once"),
         ([*WORDS, "recorded=abc"], "recorded=abc must be a fingerprint: 16 hexadecimal digits"),
         ([*WORDS, "a.parquet", "b.parquet"], "must be SCORES and perhaps PREDICTIONS"),
         ([*WORDS, "nowhere.parquet"], "no file nowhere.parquet"),

@@ -637,8 +637,8 @@ def test_a_probe_reads_models_of_the_zoo_like_ours() -> None:
     score, frame = probe(Encoded(load("timm/vit_tiny_patch16_224", "random", image_px=32)), items)
     assert 0 <= score.value <= 1 and len(frame) == 20
     assert np.isfinite(frame["contribution"]).all()
-    floor, guesses = probe(Encoded(load("imagestats")), items)
-    baseline, want = probe(BandStatistics(), items)
+    floor, guesses = probe(Encoded(load("imagestats")), items, "mean")
+    baseline, want = probe(BandStatistics(), items, "mean")
     assert floor.value == baseline.value > 0.9  # the planted class shows in a band's mean
     assert guesses["prediction"].tolist() == want["prediction"].tolist()
 

@@ -1,6 +1,6 @@
 """How fast probes are: beside scikit-learn, beside encoding anew in every epoch, beside a pretraining.
 
-    uv run python experiments/speed/probes.py [threads=1] [rounds=3] [sensor=s1]
+    uv run python experiments/speed/probes.py [threads=1] [rounds=3] [sensor=s1] [parts=1+2+3+4]
 
 In one process, interleaved, medians. First the linear probe, over its whole grid of strengths, beside
 scikit-learn's LogisticRegressionCV on the same grid and criterion at its default tolerance: with the same
@@ -10,7 +10,9 @@ that it chose: by how far its objective lies above one solved to 1e-9. Then a fr
 that is trained by AdamW and encodes its images in every epoch, without augmentation, for the epochs and
 validations of two published benchmarks: at one learning rate, which they are given, and at as many as we try
 strengths.
-Then all probes of one run, as a job carries them out, beside its pretraining, without the cost of its trainer.
+Then all probes of one run, as a job carries them out, beside its pretraining, without the cost of its trainer;
+attentive probes of its tasks of whole images together with the linear ones; and one task's fine-tuning. Seconds
+of the last two are a processor's, so that others on the machine weigh less.
 """
 
 # ruff: noqa: E402
@@ -21,7 +23,7 @@ import sys
 
 from gfmsum.words import read_words
 
-_, WORDS = read_words(sys.argv[1:], ("threads", "rounds", "sensor"))
+_, WORDS = read_words(sys.argv[1:], ("threads", "rounds", "sensor", "parts"))
 THREADS, ROUNDS = int(WORDS.get("threads", 1)), int(WORDS.get("rounds", 3))
 # Before NumPy is imported, which asks once.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(THREADS)
@@ -45,8 +47,8 @@ from gfmsum.data.sample import Labelled, Rows
 from gfmsum.data.synthetic import Synthetic
 from gfmsum.pretrain import Pretraining, initialised
 from gfmsum.probe.features import Array, Encoded
-from gfmsum.probe.fit import GRID, Fold, linear, probe, standardise
-from gfmsum.probe.solve import logistic
+from gfmsum.probe.fit import GRID, Fold, linear, probe, scale_of
+from gfmsum.probe.solve import Axes, logistic
 from gfmsum.records import Task
 
 BUDGET, SENSOR = BUDGETS["tiny"], WORDS.get("sensor", "s1")
@@ -58,7 +60,7 @@ VALIDATED = {
 }  # after every how many epochs, in their configurations
 STRENGTHS = 10.0 ** np.arange(GRID[0], GRID[1] + 0.5)
 BATCH = 64  # images that both ways of encoding take at a time
-MEASURED_SAMPLES = 300  # of a pretraining
+MEASURED_SAMPLES = 320  # of a pretraining, whole batches of 20 or 40
 
 
 def main() -> None:
@@ -67,10 +69,17 @@ def main() -> None:
     source = Synthetic(SyntheticConfig())
     (landuse,) = (task for task in source.tasks(SENSOR) if task.name == f"landuse_{SENSOR}")
     items = source.labelled(landuse, SIDE)
-    (fold,) = items.folds
     print(f"{THREADS} threads, medians of {ROUNDS} rounds")
 
-    print("\n1. The linear probe, whole grid of strengths")
+    for number, (title, part) in PARTS.items():
+        if number in WORDS.get("parts", "1+2+3+4").split("+"):
+            print(f"\n{number}. {title}")
+            part(items)
+
+
+def linear_probe(items: Labelled) -> None:
+    """Beside scikit-learn."""
+    fold, landuse = items.folds[0], items.task
     compare(landuse.name, encoder().pooled(items.samples, fold[0]), items.target, fold, landuse)
     for width in (384, 768):
         x, labels = draws(width)
@@ -78,7 +87,9 @@ def main() -> None:
         task = Task("drawn", SENSOR, "classification", "accuracy", 0.1, 1.0, tuple("0123456789"))
         compare(f"drawn, width {width}", x, labels, (part[0], part[1], part[2]), task)
 
-    print(f"\n2. Encoding once, beside encoding in every epoch ({landuse.name}, tiny model)")
+
+def encoding(items: Labelled) -> None:
+    """Once, beside in every epoch."""
     passes = encoded_anew(items)
     found = {name: seconds for name, (seconds, _) in interleaved(passes).items()}
     single = found.pop("once")
@@ -91,8 +102,10 @@ def main() -> None:
             f"{whole / single:.1f} x ours; {len(STRENGTHS) * whole / single:.0f} x at {len(STRENGTHS)} rates"
         )
 
-    print(f"\n3. All probes of one run on {SENSOR}, beside its pretraining (solo arm, tiny budget)")
-    rounds = [(all_probes(), pretraining()) for _ in range(ROUNDS)]
+
+def whole_run(_: Labelled) -> None:
+    """All probes beside the pretraining."""
+    rounds = [(all_probes(), pretraining(time.perf_counter)) for _ in range(ROUNDS)]
     spent = {name: statistics.median(each[name] for each, _ in rounds) for name in rounds[0][0]}
     trained = statistics.median(seconds for _, seconds in rounds)
     print(
@@ -106,6 +119,42 @@ def main() -> None:
         ("all but render", probes - spent["render"]),
     ]:
         print(f"{name:<22}{seconds:>8.2f} s{seconds / trained:>8.1%} of the pretraining")
+
+
+def descents(items: Labelled) -> None:
+    """Attentive probes with the linear ones, and fine-tuning, beside the pretraining."""
+    source = Synthetic(SyntheticConfig())
+    whole = [source.labelled(task, SIDE) for task in source.tasks(SENSOR) if not task.dense]
+
+    def attentive() -> dict[str, float]:
+        features = encoder()
+        features.grid(whole[0].samples, whole[0].folds[0][0])  # once for all of them
+        for how in ("linear", "attentive"):
+            for each in whole:
+                scores[f"{how} {each.task.name}"] = probe(features, each, how)[0].value
+        return scores
+
+    def tuned() -> dict[str, float]:
+        scores[f"finetune {items.task.name}"] = probe(encoder(), items, "finetune")[0].value
+        return scores
+
+    scores: dict[str, float] = {}
+    ways: dict[str, Callable[[], object]] = {
+        f"linear and attentive, {len(whole)} tasks": attentive,
+        f"finetune, {len(items.folds[0][0])} items": tuned,
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, go in ways.items():
+            before = pretraining(time.process_time)
+            began = time.process_time()
+            go()
+            spent = time.process_time() - began
+            # The mean of before and after, so that a drift of the machine's cancels.
+            ratios[name].append(2 * spent / (before + pretraining(time.process_time)))
+    for name, found in ratios.items():
+        print(f"{name}: {statistics.median(found):.2f} of the pretraining's time")
+    print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
 def interleaved(timed: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, Any]]:
@@ -142,7 +191,8 @@ def compare(name: str, features: Array, labels: Rows, fold: Fold, task: Task) ->
     """Three ways to choose a strength and fit: seconds, and how well each has converged."""
     train, val, _ = fold
     both = np.concatenate([train, val])
-    x = standardise(features, features[train])
+    centre, unit = scale_of(features[train])
+    x = (features - centre) / unit
     single = PredefinedSplit(np.where(np.arange(len(both)) < len(train), -1, 0))
 
     def peer(folds: PredefinedSplit | int) -> LogisticRegressionCV:
@@ -165,7 +215,7 @@ def compare(name: str, features: Array, labels: Rows, fold: Fold, task: Task) ->
     for way, (seconds, model) in found.items():
         if way == "ours":  # the chosen strength, solved together with all others
             rows, strength = train, model.strength
-            fit = logistic(x[rows], labels[rows], [strength, *STRENGTHS])
+            (fit,) = logistic([Axes.of(x[rows])], labels[rows], [strength, *STRENGTHS])
             weight, bias = fit.weight[0], fit.bias[0]
         else:
             rows, strength = both, float(np.ravel(model.C_)[0])
@@ -255,18 +305,18 @@ def all_probes() -> dict[str, float]:
     return spent
 
 
-def pretraining() -> float:
+def pretraining(clock: Callable[[], float]) -> float:
     """Seconds of the solo run, from a few steps of it."""
     module = Pretraining(initialised(BUDGET, 0, 0), BUDGET)
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Optimizer)
-    began = time.perf_counter()
+    began = clock()
     data = SensorDataModule(
         Synthetic(SyntheticConfig()), SENSOR, unique=MEASURED_SAMPLES,
         seen=MEASURED_SAMPLES + BUDGET.batch, batch=BUDGET.batch, image_px=SIDE,
     )  # fmt: skip
     data.setup()  # which renders them
-    render = (time.perf_counter() - began) / MEASURED_SAMPLES
+    render = (clock() - began) / MEASURED_SAMPLES
     for batch in data.train_dataloader():
         loss = module.training_step(batch, batch.step)
         optimizer.zero_grad()
@@ -275,9 +325,20 @@ def pretraining() -> float:
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if batch.step == 0:  # the first counts FLOPs, once for all runs
-            began = time.perf_counter()
-    step = (time.perf_counter() - began) / MEASURED_SAMPLES
+            began = clock()
+    step = (clock() - began) / MEASURED_SAMPLES
     return render * BUDGET.unique + step * BUDGET.seen
+
+
+PARTS: dict[str, tuple[str, Callable[[Labelled], None]]] = {
+    "1": ("The linear probe, whole grid of strengths", linear_probe),
+    "2": ("Encoding once, beside encoding in every epoch (land use, tiny model)", encoding),
+    "3": (
+        f"All probes of one run on {SENSOR}, beside its pretraining (solo arm, tiny budget)",
+        whole_run,
+    ),
+    "4": ("Probes by gradient descent, beside the same pretraining", descents),
+}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ target's tasks; and says more, less, equal or undecided.
                       the synthetic world, and folders and stores bring their own
   budget=tiny         what each arm may spend: micro (seconds per run), tiny, small, base or large;
                       python -m gfmsum.budget prints them. budget.match=flops ends runs at equal FLOPs
+  probe=linear        on frozen features; finetune trains the encoders too
+  labels=10+50+all    how many labels each task is probed with, per class, or in all for values and pixels. An
+                      arm's utility is the mean over tasks and these numbers
   replicates=3        independent pretrainings of each arm
   seed=0              of everything random
   margin=0.01         utility within which arms count as equal
@@ -166,7 +169,8 @@ def say(study: Study) -> None:
     budget = study.config.budget
     print(
         f"{study.name}: target {study.config.sensor}, mix {study.mix}, "
-        f"{len(study.tasks)} tasks, {study.config.replicates} replicates; "
+        f"{len(study.source.tasks(study.config.sensor))} tasks at labels={study.config.labels}, "
+        f"{study.config.replicates} replicates; "
         f"each arm {budget.unique} locations, {budget.seen} samples seen",
         file=sys.stderr,
     )

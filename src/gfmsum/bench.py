@@ -5,13 +5,14 @@
 
 Without an encoder: a table of the tasks with their splits, floors and ceilings. With some, every task of the
 sensor is scored by every probe. An ENCODER is a name from python -m gfmsum.zoo, a finished run
-(runs/store/RUN), or a folder that python -m gfmsum.model.export made. Beside them stand band statistics and,
-for architectures that can be drawn at random, as many random starts as floors= says.
+(runs/store/RUN), or a folder that python -m gfmsum.model.export made. Beside them stand floors: statistics of
+images and, for architectures that can be drawn at random, as many random starts as floors= says.
 
   probe=linear        linear, knn and attentive (whole images), linear and layers (a label per pixel),
                       finetune (all); several with +. Settings are chosen on validation items
   blocks=1            features of the last block; 4: of four evenly spaced ones
-  shots=5+20          with so few labels: per class, or in all for values and pixels; draws=3 of each
+  labels=10+50+all    how many labels probes are fitted on: per class, or in all for values and pixels. Scores
+                      with few are means over several draws, the same for every encoder
   across=s2           test items as another sensor sees the same places, the rest as sensor= does
   fuse=s2+landsat     other sensors' views of the same places: alone, side by side, and together in one trunk
   beside=ENCODER+...  with fuse=: the encoders of the other sensors' views, one each: specialists
@@ -47,10 +48,9 @@ if TYPE_CHECKING:
     from gfmsum.records import Task
 
 OWN = (
-    "probe", "blocks", "shots", "draws", "across", "fuse", "beside", "tasks", "floors", "weights",
+    "probe", "blocks", "across", "fuse", "beside", "tasks", "floors", "weights",
     "image_px", "pool", "missing", "in_chans", "out", "cache",
 )  # fmt: skip
-STATISTICS = "band statistics"
 RANDOM = "random start of"
 
 
@@ -83,7 +83,7 @@ class Contender:
 
     name: str
     replicate: int
-    make: Callable[[], Any] | None  # None for band statistics
+    make: Callable[[], Any] | None  # None for a floor that needs no model
     fingerprint: str = ""  # of features that may be kept
 
 
@@ -100,8 +100,11 @@ def answer(words: Sequence[str]) -> str:
     register_file(config.catalog)
     source = open_source(config.data)
     if not encoders:
-        if own:
-            raise ValueError(f"{next(iter(own))}= wants an ENCODER; name one, or leave it out")
+        asking = [
+            word.split("=", 1)[0] for word in words if word.split("=", 1)[0] in (*OWN, "labels")
+        ]
+        if asking:
+            raise ValueError(f"{asking[0]}= wants an ENCODER; name one, or leave it out")
         named = any(word.startswith("sensor=") for word in words)
         wanted = [config.sensor] if named else list(source.sensors)
         return tasks_table(source, wanted, config.data_name)
@@ -165,33 +168,28 @@ def _scored(asked: Asked, source: Source) -> Iterator[tuple[Any, pd.DataFrame]]:
     """Every contender on every task, by every probe, with every number of labels."""
     from tqdm import tqdm
 
-    from gfmsum.probe.fit import PROBES, probe
+    from gfmsum.probe.fit import PROBES
+    from gfmsum.probe.shots import CLOSED, score
+    from gfmsum.zoo.floors import baselines
 
-    seed = asked.config.seed
+    seed, counts = asked.config.seed, asked.config.label_counts
     tasks, probes = _chosen(asked, source)
     size = asked.number("image_px", 32)
     items = {task.name: source.labelled(task, size) for task in tasks}
-    field = [Contender(STATISTICS, 0, None), *_contenders(asked)]
+    field = [*(Contender(name, 0, None) for name in baselines()), *_contenders(asked)]
     experts = [_features(asked, _named(asked, name)) for name in asked.many("beside")]
     with tqdm(total=len(field) * len(tasks), dynamic_ncols=True, leave=False, disable=None) as bar:
         for contender in field:
             features = _features(asked, contender)
-            able = probes if contender.make else [how for how in probes if how in ("linear", "knn")]
+            able = probes if contender.make else [how for how in probes if how in CLOSED]
             for task in tasks:
                 bar.set_description(f"{contender.name}, {task.name}")
-                views = [
-                    (f"{view}{suffix}", seen, same, replicate if suffix else contender.replicate)
-                    for suffix, replicate, some in _takes(asked, items[task.name])
-                    for view, seen, same in _views(asked, source, features, experts, some)
-                ]
-                for label, seen, same, replicate in views:
+                for view, seen, same in _views(asked, source, features, experts, items[task.name]):
+                    arm, replicate = f"{contender.name}{view}", contender.replicate
                     for how in (how for how in able if task.kind in PROBES[how].kinds):
-                        score, frame = probe(seen, same, how, seed)
-                        arm = f"{contender.name}{label}"
-                        yield (
-                            replace(score, arm=arm, replicate=replicate),
-                            frame.assign(arm=arm, replicate=replicate),
-                        )
+                        for one, frame in score(seen, same, counts, how, seed):
+                            named = replace(one, arm=arm, replicate=replicate)
+                            yield named, frame.assign(arm=arm, replicate=replicate)
                 bar.update()
 
 
@@ -217,17 +215,6 @@ def _chosen(asked: Asked, source: Source) -> tuple[list[Task], list[str]]:
     return tasks, probes
 
 
-def _takes(asked: Asked, items: Labelled) -> Iterator[tuple[str, int, Labelled]]:
-    """A task with all its labels, or with few of them, drawn several times."""
-    from gfmsum.probe.fit import few
-
-    if not (shots := asked.many("shots")):
-        yield "", 0, items
-    for n in [_whole("shots", text, 1) for text in shots]:
-        for draw in range(asked.number("draws", 3)):
-            yield f", {n} labels", draw, few(items, n, asked.config.seed + draw)
-
-
 def _views(
     asked: Asked,
     source: Source,
@@ -244,10 +231,10 @@ def _views(
         yield "", features, items
         return
     if crossed:
-        few, shown = matched(items, _shown(asked, source, crossed, items.samples))
-        yield f", {own} on {own}", features, few
+        both, shown = matched(items, _shown(asked, source, crossed, items.samples))
+        yield f", {own} on {own}", features, both
         if isinstance(features, Encoded):  # statistics of other bands are other features
-            yield f", {own} on {crossed}", Across(features, few, shown), few
+            yield f", {own} on {crossed}", Across(features, both, shown), both
     if fused:
         for name in fused:
             items, _ = matched(items, _shown(asked, source, name, items.samples))
@@ -355,10 +342,11 @@ def _random(asked: Asked, name: str) -> tuple[str, Callable[[int], Any]] | None:
 
 
 def _features(asked: Asked, contender: Contender) -> Features:
-    from gfmsum.probe.features import BASELINES, Cache, Encoded
+    from gfmsum.probe.features import Cache, Encoded
+    from gfmsum.zoo.floors import baselines
 
     if contender.make is None:
-        return BASELINES[STATISTICS]
+        return baselines()[contender.name]
     folder = asked.own.get("cache")
     cache = Cache(contender.fingerprint, Path(folder)) if folder else Cache()
     device = "cpu" if asked.config.device == "auto" else asked.config.device
@@ -366,8 +354,9 @@ def _features(asked: Asked, contender: Contender) -> Features:
 
 
 def _tables(scores: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[str]:
-    """One table for each task, the best first, and whether the task can tell encoders apart."""
+    """One table for each task and number of labels, the best first, and whether it can tell encoders apart."""
     from gfmsum.verdict import lead
+    from gfmsum.zoo.floors import baselines
 
     for task, rows in scores.groupby("task", sort=False):
         first = rows.iloc[0]
@@ -396,8 +385,8 @@ def _tables(scores: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[str]:
         )
         said = [title, *_aligned(lines)]
         names = [(str(arm), str(how)) for arm, how in ranked.index.tolist()]
-        floors = [name for name in names if name[0].startswith(STATISTICS)]
-        strong = [name for name in names if not name[0].startswith((STATISTICS, RANDOM))]
+        floors = [name for name in names if name[0].startswith(tuple(baselines()))]
+        strong = [name for name in names if not name[0].startswith((*baselines(), RANDOM))]
         if floors and strong:
             best, floor = (
                 _contributions(predictions, str(task), name) for name in (strong[0], floors[0])

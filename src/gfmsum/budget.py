@@ -213,9 +213,10 @@ class Ledger:
 
 
 TINY = Architecture(
-    width=128, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4,
+    width=64, depth=4, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4,
     image_px=32, patch_px=4,
 )  # fmt: skip
+_MINI = replace(TINY, width=96, decoder_width=64)
 
 _SMALL = Architecture(
     width=384, depth=12, heads=6, decoder_width=192, decoder_depth=4, decoder_heads=6,
@@ -228,10 +229,13 @@ _BASE = Architecture(
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
-        # Small batches: at a given number of samples, more steps leave the plateau sooner and in every
-        # replicate. 20 holds equal mixes of one, two, four and five sensors exactly in every step.
+        # Narrow models: at a given number of FLOPs, half the width and three times the samples are worth 2 to
+        # 5 points. 20 and 40 hold equal mixes of one, two, four and five sensors exactly in every step.
         "micro": Budget("micro", unique=240, seen=1_200, batch=20, model=TINY),
-        "tiny": Budget("tiny", unique=4_080, seen=12_000, batch=20, model=TINY),
+        "tiny": Budget(
+            "tiny", unique=8_160, seen=24_000, batch=40, model=TINY, learning_rate=3e-3
+        ),
+        "mini": Budget("mini", unique=40_800, seen=360_000, batch=40, model=_MINI),
         "small": Budget(
             "small", unique=120_000, seen=2_400_000, batch=240, model=_SMALL, learning_rate=1e-3
         ),

@@ -13,7 +13,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -366,14 +366,21 @@ def _differences(verdict: Mapping[str, Any], estimate: Mapping[str, Any]) -> lis
     return each if len(each) > 1 else []
 
 
-def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> str:
+def curves(
+    frame: pd.DataFrame,
+    sensor: str | None = None,
+    line: Mapping[str, float] | None = None,
+    columns: int = 3,
+) -> str:
     """Loss against samples seen, a panel per sensor, as an SVG string.
 
-    Thin lines are replicates, thick lines their mean; all panels share both axes.
+    Thin lines are replicates, thick lines their mean; all panels share both axes, and lie together with the
+    lines of linear interpolation inside them.
 
     Args:
         frame: what curves.parquet holds.
         sensor: draw this panel alone.
+        line: the loss that linear interpolation reaches on each sensor, drawn dashed.
         columns: panels side by side.
     """
     named = frame[frame["sensor"] != ""]
@@ -382,7 +389,9 @@ def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> 
         key: _smooth(run) for key, run in named.groupby(["sensor", "arm", "replicate"], sort=True)
     }
     x_span = (0.0, max((float(x[-1]) for x, _ in lines.values()), default=1.0))
-    y_span = _span([float(loss) for _, y in lines.values() for loss in y], 0.05)
+    linear = {key: height for key, height in (line or {}).items() if key in set(named["sensor"])}
+    losses = [float(loss) for _, y in lines.values() for loss in y]
+    y_span = _span([*losses, *linear.values()], 0.05)
     columns = min(columns, max(1, len(chosen)))
     rows = max(1, math.ceil(len(chosen) / columns))
     panel_width, panel_height = 340, 240 if sensor is None else 216
@@ -414,7 +423,36 @@ def curves(frame: pd.DataFrame, sensor: str | None = None, columns: int = 3) -> 
                     )
                     mean = np.mean([np.interp(grid, x, y) for x, y in members], axis=0)
                     axes.plot(grid, mean, color=colour, linewidth=2.2)
+            if name in linear:
+                panel = [run for key, run in lines.items() if key[0] == name]
+                _interpolation(axes, linear[name], panel)
         return _svg(figure, f"Learning curves: {', '.join(chosen) or 'none'}")
+
+
+def _interpolation(
+    axes: Axes, height: float, runs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> None:
+    """A dashed line at the loss of linear interpolation, named where the fewest points of curves lie."""
+    axes.axhline(height, color=LIGHT["ink"], linewidth=1.0, dashes=(4, 3))
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    along = np.concatenate([(x - left) / (right - left) for x, _ in runs] or [np.zeros(0)])
+    above = np.concatenate([(y - height) / (high - low) for _, y in runs] or [np.zeros(0)])
+    room, width = 0.13, 0.5  # that the name takes, in shares of the panel
+
+    def covered(end: str, side: int) -> tuple[bool, int]:
+        """Whether the name would leave the panel, and how many points it would cover."""
+        leaves = not low <= height + side * room * (high - low) <= high
+        there = along < width if end == "left" else along > 1 - width
+        return leaves, int((there & (side * above > 0) & (side * above < room)).sum())
+
+    places = [("left", -1), ("right", 1), ("left", 1), ("right", -1)]
+    end, side = min(places, key=lambda place: covered(*place))
+    axes.annotate(
+        f"linear interpolation {height:.2f}",
+        (0.0 if end == "left" else 1.0, height), (4 if end == "left" else -4, 3 * side),
+        xycoords=axes.get_yaxis_transform(), textcoords="offset points", ha=end,
+        va="top" if side < 0 else "bottom", fontsize=11, color=LIGHT["muted"],
+    )  # fmt: skip
 
 
 def _smooth(run: pd.DataFrame, most: int = 120) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
+from gfmsum.budget import Architecture
 from gfmsum.catalog import register_file
 from gfmsum.config import DataConfig, Execution
 from gfmsum.records import Role, Run, Score, fingerprint, plain
@@ -27,12 +28,17 @@ class Job:
     sensor: str  # the target whose tasks are probed
     key: str  # names the probed tasks and the probe, see :func:`probe_key`
     probe: str  # one of gfmsum.probe.fit.PROBES
+    labels: tuple[int, ...]  # how many each task is probed with, 0 for all
+    seed: int  # of what probes draw
     data: DataConfig
     catalog: str  # a file that describes sensors of the user's own, or nothing
     store: Path
     study: str  # name of the study, the group of tracked runs
     out: Path  # the study's folder
     execution: Execution
+    # Sensors, each with the name under which the loss of linear interpolation on it is kept.
+    lines: Mapping[str, str] = field(default_factory=dict)
+    model: Architecture | None = None  # whose patches and masks these are for
 
     @property
     def runs(self) -> list[Run]:
@@ -40,22 +46,37 @@ class Job:
         return [run for run in (self.run, self.part) if run is not None]
 
 
-def probe_key(sensor: str, data: DataConfig, identity: object, probe: str) -> str:
+def probe_key(
+    sensor: str,
+    data: DataConfig,
+    identity: object,
+    probe: str,
+    labels: Sequence[int] = (0,),
+    seed: int = 0,
+) -> str:
     """Names a probe and what it is fitted on: the sensor's tasks and every setting that changes them."""
     # No part of a name, or the identity's.
-    elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "leakage_km")
+    elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "smooth", "leakage_km")
     here = {name: value for name, value in plain(data).items() if name not in elsewhere}
-    protocol = {"data": here, "identity": identity, "protocol": 3, "probe": probe}
+    protocol = {"data": here, "identity": identity, "protocol": 4, "probe": probe}
+    protocol |= {"labels": list(labels), "seed": seed}
     return f"{sensor}-{fingerprint(protocol)}"
+
+
+def line_key(sensor: str, identity: object, model: Architecture) -> str:
+    """Names the loss of linear interpolation on a sensor, by all that decides it."""
+    geometry = {name: getattr(model, name) for name in ("image_px", "patch_px", "mask_ratio")}
+    return fingerprint({"sensor": sensor, "data": identity, "version": 1, **geometry})
 
 
 def missing(job: Job) -> tuple[list[Run], list[Run | None]]:
     """The runs, and those with scores, that still have to be made; None stands for the baselines."""
     store = Store(job.store)
     probed: list[Run | None] = list(job.runs) or [None]
+    drawn = all(map(store.has_line, job.lines.values()))
     return (
         [run for run in job.runs if not store.has(run)],
-        [run for run in probed if not store.has_probes(run, job.key)],
+        [run for run in probed if not store.has_probes(run, job.key) or not (run or drawn)],
     )
 
 
@@ -85,16 +106,29 @@ def _after(before: int, tell: Tell) -> Tell:
 
 
 def _baselines(store: Store, job: Job) -> None:
+    from gfmsum.data.interpolation import interpolation_loss
     from gfmsum.data.sources import open_source
-    from gfmsum.probe.features import BASELINES
-    from gfmsum.probe.fit import probe
+    from gfmsum.probe.shots import score
+    from gfmsum.zoo.floors import baselines
 
-    source, results = open_source(job.data), []
+    source, floors, results = open_source(job.data), baselines(), []
+    for sensor, key in job.lines.items():
+        assert job.model is not None
+        model = job.model
+        if not store.has_line(key):
+            store.save_line(
+                key,
+                interpolation_loss(
+                    source, sensor, model.image_px, model.patch_px, model.mask_ratio
+                ),
+            )
+    if store.has_probes(None, job.key):
+        return
     for task in source.tasks(job.sensor):
         items = source.labelled(task, 32)
-        for name, features in BASELINES.items():
-            score, frame = probe(features, items)
-            results.append((replace(score, arm=name), frame.assign(arm=name)))
+        for name, features in floors.items():
+            for one, frame in score(features, items, job.labels, seed=job.seed):
+                results.append((replace(one, arm=name), frame.assign(arm=name)))
     _keep(store, job, None, results)
 
 
@@ -104,7 +138,7 @@ def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
     from gfmsum.data.sources import open_source
     from gfmsum.pretrain import initialised, pretrain
     from gfmsum.probe.features import Cache, Encoded
-    from gfmsum.probe.fit import probe
+    from gfmsum.probe.shots import score
     from gfmsum.track import track
 
     source = open_source(job.data)
@@ -149,14 +183,20 @@ def _train_and_probe(store: Store, job: Job, run: Run, tell: Tell) -> None:
             tasks = source.tasks(job.sensor)
             # Those that need all tokens first: others on the same images have the mean of these.
             found = {
-                task.name: probe(
-                    features, source.labelled(task, run.budget.model.image_px), job.probe
+                task.name: list(
+                    score(
+                        features,
+                        source.labelled(task, run.budget.model.image_px),
+                        job.labels,
+                        job.probe,
+                        job.seed,
+                    )
                 )
                 for task in sorted(tasks, key=lambda task: not task.dense)
             }
-            results = [found[task.name] for task in tasks]
+            results = [one for task in tasks for one in found[task.name]]
             _keep(store, job, run, results)
-            tracked.summarise({f"{score.task}/{score.metric}": score.value for score, _ in results})
+            tracked.summarise({f"{one.task}/{one.metric}": one.value for one, _ in results})
 
 
 def _keep(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from enum import Enum, StrEnum
 from fractions import Fraction
 from typing import Any
@@ -57,7 +57,7 @@ class Run:
     replicate: int
     fraction: Fraction = Fraction(1)  # of what the budget allows
     colocated: bool = False  # whether its sensors see the same places, or each its own
-    recipe: int = 6  # raised when a change of code changes weights
+    recipe: int = 7  # raised when a change of code changes weights
 
     @classmethod
     def of(
@@ -110,6 +110,12 @@ class Task:
     classes: tuple[str, ...] = ()
     caveat: str = ""
     clustered: bool = True  # whether test items come in clusters of places
+    train: int = 0  # items to train on, in the smallest fold; 0: not known
+    labels: int = 0  # that a probe is fitted on, per class, or in all for values and pixels; 0: all
+
+    def at(self, labels: int) -> Task:
+        """The same task with so few labels, which its name says: ``landuse_s1@10``; 0 is all of them."""
+        return replace(self, name=f"{self.name}@{labels}", labels=labels) if labels else self
 
     @property
     def dense(self) -> bool:
@@ -139,6 +145,7 @@ class Score:
     n_test: int
     strength: float  # regularisation chosen on validation items
     edge: bool  # whether the edge of the (grown) grid won
+    labels: int = 0  # the task's: per class, or in all; 0: all there are
 
 
 def plain(value: object) -> Any:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from gfmsum.figures import (
     probability,
     quantity,
 )
+from gfmsum.learned import PLATEAU, Learned, learned
 from gfmsum.records import Role
 
 NAME = "report.html"
@@ -56,13 +58,14 @@ class Study:
     verdict: Mapping[str, Any]
     scores: pd.DataFrame
     curves: pd.DataFrame
+    interpolation: Mapping[str, float]  # loss of linear interpolation, by sensor
     runs: Mapping[str, Mapping[str, Any]]  # the ledger
     config: str
     reconstructions: Mapping[str, NDArray[np.float32]]  # (k, 3, h, w, channels) in [0, 1]
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """Read a study's folder; curves and reconstructions may be absent.
+        """Read a study's folder; curves, reconstructions and what linear interpolation reaches may be absent.
 
         Raises:
             ValueError: if the folder is no finished study, or one of its files is damaged.
@@ -89,6 +92,7 @@ class Study:
             verdict=read("verdict.json", _read_verdict),
             scores=read("scores.parquet", pd.read_parquet),
             curves=read("curves.parquet", pd.read_parquet, no_curves),
+            interpolation=read("interpolation.json", _read_lines, {}),
             runs=read(
                 "ledger.json", lambda path: dict(json.loads(path.read_text("utf-8"))["runs"])
             ),
@@ -102,6 +106,12 @@ def _read_verdict(path: Path) -> dict[str, Any]:
     if not isinstance(verdict, dict) or verdict.get("schema") != 1:
         raise ValueError("not a verdict of schema 1")
     return verdict
+
+
+def _read_lines(path: Path) -> dict[str, float]:
+    lines = json.loads(path.read_text("utf-8"))
+    # None stands for a sensor with too few images to say.
+    return {name: float(loss) for name, loss in lines.items() if loss is not None}
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -225,9 +235,10 @@ def _arms(verdict: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]]) -> li
 
 
 def _tasks(study: Study) -> list[dict[str, Any]]:
-    """One row per task: means with their spread, and whether it can tell arms apart."""
-    rows = []
-    for task in study.verdict["tasks"]:
+    """One row per task and number of labels: means with their spread, and whether it can tell arms apart."""
+    rows, shown, floors = list[dict[str, Any]](), set[str](), _floors(study.verdict)
+    for task in sorted(study.verdict["tasks"], key=_place):
+        name = _place(task)[0]
         scores = study.scores[study.scores["sensor"] == study.verdict["target"]]
         scores = scores[scores["task"] == task["task"]]
         means: Mapping[str, float | None] = task["means"]
@@ -238,7 +249,9 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
         solo, mix = means.get("solo"), means.get("mix")
         rows.append(
             {
-                "task": task["task"],
+                "task": name,
+                "first": name not in shown,
+                "labels": "" if task.get("labels") is None else f"{task['labels'] or 'all'} labels",
                 "metric": metric_name(task["metric"]),
                 "size": f"{count(task['n_test'])} test items"
                 + (f" in {count(task['clusters'])} places" if task.get("clusters") else ""),
@@ -246,10 +259,7 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
                 "cells": [
                     *(
                         {"value": points(value), "spread": ""}
-                        for value in (
-                            task["floor"],
-                            *(means.get(name) for name in reversed(BASELINES)),
-                        )
+                        for value in (task["floor"], *(means.get(floor) for floor in floors))
                     ),
                     *(
                         {
@@ -271,14 +281,30 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
                 else "",
             }
         )
+        shown.add(name)
+    for row, following in pairwise([*rows, {"first": True}]):
+        row["last"] = following["first"]
     return rows
+
+
+def _place(task: Mapping[str, Any]) -> tuple[str, float]:
+    """A task's name without the number of labels, and that number: rows of one task stand together."""
+    labels = task.get("labels")
+    return task["task"].removesuffix(f"@{labels}"), labels or math.inf
+
+
+def _floors(verdict: Mapping[str, Any]) -> list[str]:
+    """What stands beside the arms without any pretraining, nor a network of theirs."""
+    held = {name for task in verdict["tasks"] for name in task["means"]} - set(Role)
+    known = [name for name in reversed(BASELINES) if name in held]
+    return [*known, *sorted(held - set(known))]
 
 
 def blind(means: Mapping[str, float | None], spreads: Mapping[str, float | None]) -> str:
     """Why a task cannot tell good pretraining from none; empty if it can.
 
-    The best pretrained arm must beat the band statistics and the random initialisation by more than
-    two standard deviations of single runs: of its own, and of its difference to the random ones.
+    The best pretrained arm must beat every floor without a network and the random initialisation by more
+    than two standard deviations of single runs: of its own, and of its difference to the random ones.
 
     Args:
         means: metric by arm and baseline, mean over replicates.
@@ -289,10 +315,12 @@ def blind(means: Mapping[str, float | None], spreads: Mapping[str, float | None]
         return ""
     best = max(trained, key=lambda arm: trained[arm] or 0.0)
     height, own = trained[best] or 0.0, spreads.get(best) or 0.0
-    statistics, untrained = means.get("band statistics"), means.get("floor")
-    reasons = []
-    if statistics is not None and height - statistics <= 2 * own:
-        reasons.append("band statistics do as well")
+    untrained = means.get("floor")
+    reasons = [
+        f"{name} {'do' if name.endswith('s') else 'does'} as well"
+        for name, value in means.items()
+        if name not in set(Role) and value is not None and height - value <= 2 * own
+    ]
     if untrained is not None and height - untrained <= 2 * math.hypot(
         own, spreads.get("floor") or 0.0
     ):
@@ -301,7 +329,7 @@ def blind(means: Mapping[str, float | None], spreads: Mapping[str, float | None]
 
 
 def _curves(study: Study) -> dict[str, Any]:
-    """A panel per sensor of the mix, and which runs have no curve."""
+    """A panel per sensor of the mix, what was learned there, and which runs have no curve."""
     frame, verdict = study.curves, study.verdict
     drawn = set(zip(frame["arm"], frame["replicate"], strict=True))
     missing = sorted(
@@ -309,15 +337,46 @@ def _curves(study: Study) -> dict[str, Any]:
         for run in study.runs.values()
         if run["steps"] and (run["arm"], run["replicate"]) not in drawn
     )
-    named = set(frame["sensor"])
+    named, lines = set(frame["sensor"]), study.interpolation
+    ends = learned(frame, lines)
     return {
         "panels": [
-            {"sensor": name, "title": _title(name), "figure": Markup(curves(frame, name))}
+            {
+                "sensor": name,
+                "title": _title(name),
+                "figure": Markup(curves(frame, name, lines)),
+                "learned": _learned([end for end in ends if end.sensor == name]),
+            }
             for name in dict.fromkeys([*verdict["mix"], verdict["target"]])
             if name in named
         ],
         "missing": ", ".join(missing),
+        "lines": bool(ends),
+        "plateau": f"{100 * PLATEAU:g}",
     }
+
+
+def _learned(ends: Sequence[Learned]) -> list[str]:
+    """What the arms learned on one sensor beside linear interpolation, a sentence per kind of ending."""
+
+    def which(chosen: Callable[[Learned], bool]) -> str:
+        told = []
+        for arm in ARMS:
+            runs = [end for end in ends if end.arm == arm]
+            those = [end.loss for end in runs if chosen(end)]
+            if those:
+                share = f"{len(those)} of {len(runs)}"
+                told.append(f"{ARMS[arm]} ({share} at {float(np.mean(those)):.2f})")
+        return ", ".join(told)
+
+    kinds = {
+        "Below the line": which(lambda end: end.passed),
+        "Learned no more than linear interpolation": which(
+            lambda end: not end.passed and not end.plateau
+        ),
+        "Did not leave the plateau": which(lambda end: not end.passed and end.plateau),
+    }
+    return [f"{kind}: {arms}." for kind, arms in kinds.items() if arms]
 
 
 def _reconstructions(study: Study, most: int = 4) -> list[dict[str, Any]]:
@@ -398,6 +457,7 @@ def _context(study: Study) -> dict[str, Any]:
         "superiority": f"{100 * verdict['superiority']:.0f}" if "superiority" in verdict else "",
         "arms": _arms(verdict, ledger),
         "tasks": _tasks(study),
+        "floors": _floors(verdict),
         "edges": f"{int(edge.sum())} of {len(edge)}" if edge.any() else "",
         "curves": _curves(study),
         "reconstructions": _reconstructions(study),

@@ -131,6 +131,20 @@ class Store:
         """Where features that a run's encoder gave are kept."""
         return self.folder(run) / "features"
 
+    def has_line(self, key: str) -> bool:
+        return self._line(key).is_file()
+
+    def save_line(self, key: str, loss: float | None) -> None:
+        """Keep the loss of linear interpolation on a sensor; None where too few images say nothing."""
+        write_text(self._line(key), to_json({"loss": loss}))
+
+    def line(self, key: str) -> float | None:
+        loss: float | None = json.loads(self._line(key).read_text())["loss"]
+        return loss
+
+    def _line(self, key: str) -> Path:
+        return self.root / "interpolation" / f"{key}.json"
+
     def probes(self, run: Run | None, key: str) -> Path:
         """The folder of the scores of a run, or of the baselines, on what ``key`` names."""
         return (self.folder(run) if run else self.root / "baselines") / f"probes-{key}"

@@ -22,8 +22,9 @@ from gfmsum.config import AblationConfig, ConfigError
 from gfmsum.data.plan import share_out
 from gfmsum.data.sample import Source
 from gfmsum.data.sources import open_source
-from gfmsum.job import Job, missing, probe_key
+from gfmsum.job import Job, line_key, missing, probe_key
 from gfmsum.mix import Mix
+from gfmsum.probe.shots import expand
 from gfmsum.records import Arm, Role, Run, Task, fingerprint, plain
 from gfmsum.sensors import SENSORS, unknown
 from gfmsum.store import Store, to_json, write_bytes, write_text
@@ -63,7 +64,7 @@ class Study:
     config: AblationConfig
     source: Source
     mix: Mix
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...]  # with each number of labels; an arm's utility is the mean over these
     runs: dict[tuple[Role, int], Run]
     name: str
     out: Path
@@ -79,12 +80,28 @@ class Study:
     @property
     def design(self) -> Design:
         """What is compared, and how it will be judged."""
-        return Design(self.config.sensor, self.mix.sensors, margin=self.config.margin)
+        config = self.config
+        tasks = tuple(task.name for task in self.tasks)
+        return Design(config.sensor, self.mix.sensors, margin=config.margin, tasks=tasks)
 
     @property
     def key(self) -> str:
         config = self.config
-        return probe_key(config.sensor, config.data, identity(self.source), config.probe)
+        return probe_key(
+            config.sensor,
+            config.data,
+            identity(self.source),
+            config.probe,
+            config.label_counts,
+            config.seed,
+        )
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """Of the sensors that any arm sees, under which name the loss of linear interpolation is kept."""
+        known, model = identity(self.source), self.config.budget.model
+        seen = dict.fromkeys([*self.mix.sensors, self.config.sensor])
+        return {sensor: line_key(sensor, known, model) for sensor in seen}
 
     def jobs(self) -> list[Job]:
         """One job per distinct run and one for the baselines, the longest first."""
@@ -107,12 +124,16 @@ class Study:
                 sensor=self.config.sensor,
                 key=self.key,
                 probe=self.config.probe,
+                labels=self.config.label_counts,
+                seed=self.config.seed,
                 data=self.config.data,
                 catalog=self.config.catalog,
                 store=Path(self.config.store),
                 study=self.name,
                 out=self.out,
                 execution=self.config.execution,
+                lines={} if run else self.lines,
+                model=self.config.budget.model,
             )
             for label, run in runs
         ]
@@ -188,7 +209,8 @@ def plan(config: AblationConfig) -> Study:
     # A control is no comparison of sensors, and its name must not look like one.
     data = "-".join([config.data_name, *filter(None, [known.get("control")])])
     name = f"{target}-{asked}-{data}-{config.budget.name}-{fingerprint(question)[:6]}"
-    return Study(config, source, mix, tasks, runs, name, Path(config.out or f"runs/{name}"))
+    expanded = expand(tasks, config.label_counts)
+    return Study(config, source, mix, expanded, runs, name, Path(config.out or f"runs/{name}"))
 
 
 def identity(source: Source) -> dict[str, Any]:
@@ -238,6 +260,8 @@ def conduct(study: Study, watch: Watch) -> Outcome:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **study.store.pictures(study.runs[Role.MIX, 0]))  # type: ignore[arg-type]
     write_bytes(study.out / "reconstructions.npz", buffer.getvalue())
+    lines = {sensor: study.store.line(key) for sensor, key in study.lines.items()}
+    write_text(study.out / "interpolation.json", to_json(lines))
     write_text(study.out / "ledger.json", to_json(ledgers(study, reused)))
     write_text(study.out / "verdict.json", to_json(describe(study, verdict, notes)))
     render(study.out)

@@ -24,6 +24,7 @@ from tests.test_architecture import imported_by
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "realdata"
+PATIENCE_S = 600  # for a process to start on a busy machine; over as soon as it has
 SMALL = ("data=synthetic", "data.train=60", "data.val=60", "data.test=60", "size_px=8")
 
 
@@ -234,16 +235,18 @@ def test_a_stopped_call_goes_on(tmp_path: Path, how: signal.Signals) -> None:
         capture_output=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert alone.returncode == 0
-    # It waits once its journal tells of rows, until it is stopped.
+    # It waits once its journal tells of rows, until it is stopped. What a shell runs in the background is deaf
+    # to SIGINT, and so would be what a test run there starts.
     waits = (
-        "import time\nkeep = pack._keep\n"
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "keep = pack._keep\n"
         "def waiting(out, journal):\n    keep(out, journal)\n"
         "    any(one['done'] for one in journal['lists'].values()) and time.sleep(60)\n"
         "pack._keep = waiting\n"
     )
     stopped = [*command[:2], code + waits + "sys.exit(m.main(sys.argv[1:]))", *words]
     with subprocess.Popen(stopped, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not _rows(out) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(how)

@@ -1,6 +1,6 @@
 """Small tasks whose answers lie in the pixels, and encoders that can be seen through."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gfmsum.budget import TINY
 from gfmsum.data.sample import Labelled, Samples
 from gfmsum.model.encoder import Encoder, patchify
+from gfmsum.probe.features import Grid
 from gfmsum.records import Task
 from gfmsum.sensors import S1
 
@@ -83,6 +84,39 @@ def encoder(seed: int = 0) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Encoder(SMALL)
+
+
+def arranged(n: int = 160, px: int = 16, seed: int = 0) -> Labelled:
+    """Two classes of images of one histogram: pixels in disorder, or sorted into rows from dark to bright.
+
+    Bands have the same statistics and patches the same mean in both; what differs is how patches vary.
+    """
+    rng = np.random.default_rng(seed)
+    target = rng.integers(2, size=n)
+    pixels = rng.normal(size=(n, 2, px * px))
+    pixels = np.where(target[:, None, None] == 1, np.sort(pixels, axis=-1), pixels)
+    two = replace(CLASSES, classes=("loose", "sorted"), floor=0.5)
+    return labelled(two, pixels.reshape(n, 2, px, px), target)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Features as they are given."""
+
+    groups: tuple[np.ndarray, ...] = ()
+    planes: tuple[Grid, ...] = ()
+
+    def pooled(self, shown: Samples, train: np.ndarray) -> np.ndarray:
+        return self.groups[0]
+
+    def grid(self, shown: Samples, train: np.ndarray) -> Grid:
+        return self.planes[0]
+
+    def vectors(self, shown: Samples, train: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.groups
+
+    def grids(self, shown: Samples, train: np.ndarray) -> tuple[Grid, ...]:
+        return self.planes
 
 
 class PatchMeans(Encoder):

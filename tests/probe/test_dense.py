@@ -9,10 +9,28 @@ import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from gfmsum.data.sample import UNLABELLED, Labelled, Samples
+from gfmsum.model.encoder import Encoder
 from gfmsum.probe import dense
-from gfmsum.probe.dense import answered, cells_of, dense_linear, draw, interpolated
-from gfmsum.probe.features import BandMeans, BandStatistics, Encoded, Features, Grid
-from gfmsum.probe.fit import probe
+from gfmsum.probe.dense import (
+    PIXELS_PER_IMAGE,
+    TRAIN_PIXELS,
+    VAL_PIXELS,
+    answered,
+    cells_of,
+    dense_linear,
+    draw,
+    groups_of,
+    interpolated,
+)
+from gfmsum.probe.features import (
+    BandMeans,
+    BandStatistics,
+    Encoded,
+    Features,
+    Grid,
+    OneGroup,
+)
+from gfmsum.probe.fit import Probed, fit_line, probe
 from gfmsum.probe.tasks import confusion, measure_dense
 from tests.probe.planted import CHANGES, SEGMENTS, PatchMeans, encoder, samples, split, task
 
@@ -206,6 +224,72 @@ def test_change_is_seen_in_differences_and_in_both_dates() -> None:
     np.testing.assert_array_equal(found.cells, want)
 
 
+def tokens_alone(model: Encoder, items: Labelled) -> Probed:
+    """The linear probe on an encoder's tokens without the statistics of pixels."""
+    train = items.folds[0][0]
+    return dense_linear((cells_of(Encoded(model), items, train),), items, items.folds[0], 0)
+
+
+def test_groups_on_grids_of_their_own_add_up_as_in_a_loop_over_pixels() -> None:
+    rng = np.random.default_rng(4)
+    coarse = rng.normal(size=(60, 4, 3, 5)).astype(np.float32)  # the images, and 2 px beyond
+    fine = rng.normal(size=(60, 14, 10, 2)).astype(np.float32)
+    grids = (Grid(coarse, 16, 12), Grid(fine, 14, 10))
+    image, y, x = (i.ravel() for i in np.indices((60, 14, 10)))
+    rows = np.zeros((len(image), 7))
+    for place, (i, row, column) in enumerate(zip(image, y, x, strict=True)):
+        down, along = (row + 0.5) / 4 - 0.5, (column + 0.5) / 4 - 0.5
+        for a in range(4):
+            for b in range(3):  # the tent of each cell, flat beyond the outermost
+                near = max(0.0, 1 - abs(np.clip(down, 0, 3) - a))
+                near *= max(0.0, 1 - abs(np.clip(along, 0, 2) - b))
+                rows[place, :5] += near * coarse[i, a, b]
+        rows[place, 5:] = fine[i, row, column]
+    truth = rows @ np.random.default_rng(5).normal(size=(7, 3)) + 0.3 * rng.gumbel(size=(8400, 3))
+    target = truth.argmax(axis=1).reshape(60, 14, 10).astype(np.uint8)
+    shown = samples(np.zeros((60, 2, 14, 10)))
+    items = Labelled(SEGMENTS, shown, target, shown.ids, split(60))
+    fold = items.folds[0]
+    found = dense_linear(grids, items, fold, 0)
+    assert 30 * PIXELS_PER_IMAGE < TRAIN_PIXELS and 15 * PIXELS_PER_IMAGE < VAL_PIXELS
+    drawn = [draw(target, rows, len(rows) * PIXELS_PER_IMAGE, 0) for rows in fold[:2]]
+    at = [np.ravel_multi_index(pixels, target.shape) for pixels in drawn]
+    line = fit_line(
+        tuple((rows[some][:, :5], rows[some][:, 5:]) for some in at),
+        tuple(target[pixels] for pixels in drawn),
+        SEGMENTS,
+    )
+    assert (found.strength, found.emphasis) == (line.strength, line.emphasis)
+    guess = line((rows[:, :5], rows[:, 5:])).argmax(axis=1).reshape(target.shape)
+    want = confusion(target[fold[2]], guess[fold[2]].astype(np.uint8), 3)
+    assert found.confusions is not None
+    # Interpolated in single precision: a tie or two may fall the other way.
+    assert np.abs(found.confusions - want).sum() <= 4
+    assert np.trace(want.sum(axis=0)) > 0.8 * 15 * 140
+
+
+def test_tokens_stand_beside_the_statistics_of_pixels_at_both_dates() -> None:
+    items = task("change_segmentation")
+    assert items.before is not None
+    train, features = items.folds[0][0], Encoded(PatchMeans())
+    tokens, pixels = groups_of(features, items, train)
+    np.testing.assert_array_equal(tokens.cells, cells_of(features, items, train).cells)
+    later, before = (BandStatistics().grid(s, train).cells for s in (items.samples, items.before))
+    want = np.concatenate([np.abs(later - before), later, before], axis=-1)
+    np.testing.assert_array_equal(pixels.cells, want)
+
+
+def test_pixels_finer_than_tokens_are_told_apart_by_their_statistics() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(2, size=(80, 8, 8)).astype(np.uint8)
+    shown = samples(np.stack([target, 1 - target], axis=1) + 0.1 * rng.normal(size=(80, 2, 8, 8)))
+    two = replace(SEGMENTS, classes=("a", "b"))
+    items = Labelled(two, shown, target, shown.ids, split(80))
+    features = Encoded(PatchMeans())
+    assert probe(features, items)[0].value > 0.95
+    assert probe(features, items, "mean")[0].value < 0.6
+
+
 @pytest.mark.parametrize("patch_px", [4, 8])
 def test_every_pixel_is_answered_where_patches_do_not_fit(patch_px: int) -> None:
     """30 px: the last row of patches reaches 2 px beyond the image."""
@@ -219,14 +303,14 @@ def test_every_pixel_is_answered_where_patches_do_not_fit(patch_px: int) -> None
     )
     two = replace(SEGMENTS, classes=("a", "b"))
     items = Labelled(two, shown, target, shown.ids, split(60))
-    found = dense_linear(Encoded(PatchMeans(patch_px)), items, items.folds[0], 0)
+    found = tokens_alone(PatchMeans(patch_px), items)
     assert found.confusions is not None and found.confusions.sum() == 15 * 900
     # Midway between cells bilinear logits meet at a corner; a shift by a pixel would cost more.
     assert measure_dense(two, found.confusions)[0] > 0.8
     corner, test = replace(items, target=target.copy()), items.folds[0][2]
     corner.target[test] = UNLABELLED
     corner.target[test, 29, 29] = target[test, 29, 29]
-    held = dense_linear(Encoded(PatchMeans(patch_px)), corner, items.folds[0], 0)
+    held = tokens_alone(PatchMeans(patch_px), corner)
     assert held.confusions is not None and held.confusions.sum() == 15
     # The draw of pixels the line is fitted on may cost one of them.
     assert np.trace(held.confusions.sum(axis=0)) >= 14
@@ -277,7 +361,7 @@ def test_what_a_dense_task_cannot_be_fitted_on_is_refused(how: str) -> None:
         probe(BandMeans(), replace(items, samples=broken), how)
 
 
-class Counted:
+class Counted(OneGroup):
     """Features that are asked for and kept."""
 
     def __init__(self, inner: Features) -> None:

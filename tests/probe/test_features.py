@@ -10,15 +10,24 @@ import torch.nn.functional as F
 from scipy.ndimage import generic_filter
 
 from gfmsum.data.modules import Statistics
+from gfmsum.data.sample import Samples
+from gfmsum.model.blocks import nearness, slopes
+from gfmsum.model.encoder import STEEPEST, grid_places
 from gfmsum.probe.features import (
     BandMeans,
     BandStatistics,
     Cache,
     Encoded,
+    Grid,
+    Kept,
+    OneGroup,
     trunk_of,
     whole_patches,
 )
-from tests.probe.planted import PatchMeans, encoder, samples
+from gfmsum.probe.fit import probe
+from gfmsum.probe.views import Across, SideBySide, Together
+from gfmsum.zoo.floors import CELL_PX, RandomConvolutions, Texture, baselines
+from tests.probe.planted import PatchMeans, arranged, encoder, samples, task
 
 TRAIN = np.arange(6)
 
@@ -86,9 +95,10 @@ def test_evenly_spaced_blocks_are_seen(blocks: int, which: tuple[int, ...]) -> N
     with torch.no_grad():  # the trunk by hand, block by block
         patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
         tokens = model.tokens(patches.reshape(10, 4, 2, 16), shown.bands, (2, 2), shown.gsd_m)
+        bias = nearness(grid_places(2, 2)[None], slopes(model.heads, STEEPEST))
         given = []
         for block in model.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, bias)
             given.append(F.layer_norm(tokens, (16,)))
     want = torch.cat([given[i] for i in which], dim=-1).reshape(10, 2, 2, -1)
     np.testing.assert_allclose(found, want.numpy(), atol=1e-5)
@@ -164,7 +174,7 @@ def test_what_is_on_disk_is_loaded_and_nothing_else_taken_for_it(tmp_path: Path)
     kept = np.load(first)
     np.save(first, kept + 1)  # proof that the file is what is read
     changed = Encoded(PatchMeans(), cache=Cache("a", tmp_path)).pooled(samples(pixels), TRAIN)
-    np.testing.assert_allclose(changed, kept + 1)
+    np.testing.assert_allclose(changed, kept[:, :2] + 1)  # the mean comes first
 
 
 def test_another_gsd_or_other_blocks_are_other_features(tmp_path: Path) -> None:
@@ -210,3 +220,196 @@ def test_baselines_on_a_grid_are_pixels_and_their_neighbours() -> None:
                 found = statistics.cells[image, ..., place]
                 shift = shown.pixels[:, band].mean() if measure is np.mean else 0
                 np.testing.assert_allclose(found + shift, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_the_groups_are_moments_of_tokens_and_statistics_of_bands(blocks: int) -> None:
+    shown = samples(images(h=10))
+    features = Encoded(encoder(), blocks=blocks, batch=3)
+    own, statistics = features.vectors(shown, TRAIN)
+    tokens = Encoded(encoder(), blocks=blocks).grid(shown, TRAIN).cells
+    want = np.hstack([tokens.mean(axis=(1, 2)), tokens.std(axis=(1, 2))])
+    np.testing.assert_allclose(own, want, atol=1e-5)
+    np.testing.assert_array_equal(statistics, BandStatistics().pooled(shown, TRAIN))
+    np.testing.assert_array_equal(own[:, : 16 * blocks], features.pooled(shown, TRAIN))
+    # The same where tokens are there already.
+    features = Encoded(encoder(), blocks=blocks)
+    tokens_, pixels = features.grids(shown, TRAIN)
+    np.testing.assert_allclose(features.vectors(shown, TRAIN)[0], want, atol=1e-5)
+    np.testing.assert_array_equal(tokens_.cells, tokens)
+    np.testing.assert_array_equal(pixels.cells, BandStatistics().grid(shown, TRAIN).cells)
+
+
+class Theirs(torch.nn.Module):
+    """Somebody's encoder, whose vector is its tokens' mean times ``gain``."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward_features(self, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return x.unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(-1, -2)).flatten(2).mT
+
+    def embed(self, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return self.gain * self.forward_features(x).mean(dim=1)
+
+
+class Mute(torch.nn.Module):
+    """An encoder that gives no tokens."""
+
+    def embed(self, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return x.amax(dim=(2, 3))
+
+
+def test_of_others_the_vector_counts_too_unless_it_is_the_mean() -> None:
+    shown = samples(images())
+    tokens = Encoded(PatchMeans()).grid(shown, TRAIN).cells
+    moments = np.hstack([tokens.mean(axis=(1, 2)), tokens.std(axis=(1, 2))])
+    for gain, want in ((1.0, moments), (3.0, np.hstack([3 * moments[:, :2], moments]))):
+        own, statistics = Encoded(Theirs(gain)).vectors(shown, TRAIN)
+        np.testing.assert_allclose(own, want, atol=1e-5)
+        assert statistics.shape == (10, 8)
+    normal = Statistics.of(shown.pixels[TRAIN]).normalise(shown.pixels)
+    np.testing.assert_allclose(
+        Encoded(Mute()).vectors(shown, TRAIN)[0], normal.max(axis=(2, 3)), atol=1e-6
+    )
+
+
+class Asked(OneGroup):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def pooled(self, shown: Samples, train: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return np.full((len(shown), 1), float(len(train)))
+
+    def grid(self, shown: Samples, train: np.ndarray) -> Grid:
+        self.calls += 1
+        return Grid(np.zeros((len(shown), 1, 1, 1), np.float32), 8, 8)
+
+
+def test_what_is_kept_is_asked_for_once() -> None:
+    inner = Asked()
+    kept, shown = Kept(inner), samples(images())
+    for _ in range(2):
+        assert kept.vectors(shown, TRAIN)[0][0] == 6
+        kept.grids(shown, TRAIN)
+    assert inner.calls == 2
+    assert kept.vectors(shown, TRAIN[:4])[0][0] == 4
+    assert len(kept.pooled(samples(images(n=3)), TRAIN)) == 3
+    assert inner.calls == 4
+
+
+def test_views_give_the_groups_of_their_parts() -> None:
+    items = task("classification", n=40)
+    others = samples(items.samples.pixels[:, ::-1] + 1)
+    train, _, test = items.folds[0]
+    features = Encoded(encoder())
+    own, foreign = features.vectors(items.samples, train), features.vectors(others, train)
+    (crossed,) = Across(features, items, others).vectors(items.samples, train)
+    np.testing.assert_array_equal(crossed[test], foreign[0][test])
+    np.testing.assert_array_equal(np.delete(crossed, test, axis=0), np.delete(own[0], test, axis=0))
+    beside = SideBySide(((features, None), (features, others))).vectors(items.samples, train)
+    for found, a, b in zip(beside, own, foreign, strict=True):
+        np.testing.assert_array_equal(found, np.hstack([a, b]))
+    mean, statistics = Together(features, (others,)).vectors(items.samples, train)
+    assert mean.shape == (40, 16)
+    np.testing.assert_array_equal(statistics, np.hstack([own[1], foreign[1]]))
+
+
+def test_views_cross_where_few_images_are_labelled() -> None:
+    items = task("classification", n=40)
+    train, val, test = items.folds[0]
+    less = replace(items, folds=((train[:6], val, test),), images=(train,))
+    others = samples(items.samples.pixels + 1)
+    score, _ = probe(Across(Encoded(encoder()), less, others), less)
+    assert np.isfinite(score.value)
+
+
+# Floors that are not ours to learn.
+
+
+def test_texture_is_what_a_loop_over_pixels_measures() -> None:
+    shown = samples(images(n=8, h=9, w=10))
+    found, statistics = Texture().vectors(shown, TRAIN)
+    assert found.shape == (8, 15 * 2)
+    np.testing.assert_array_equal(statistics, BandStatistics().pooled(shown, TRAIN))
+    normal = Statistics.of(shown.pixels[TRAIN]).normalise(shown.pixels).astype(float)
+    for image, band in ((0, 0), (7, 1)):
+        plane, want = normal[image, band], []
+        for lag in (1, 2, 4):
+            for dy, dx in ((0, lag), (lag, 0), (lag, lag), (lag, -lag)):
+                pairs = [
+                    abs(plane[y + dy, x + dx] - plane[y, x])
+                    for y in range(9)
+                    for x in range(10)
+                    if 0 <= y + dy < 9 and 0 <= x + dx < 10
+                ]
+                want.append(np.mean(pairs))
+        for side in (2, 4, 8):
+            means = [
+                plane[y : y + side, x : x + side].mean()
+                for y in range(10 - side)
+                for x in range(11 - side)
+            ]
+            want.append(np.std(means))
+        np.testing.assert_allclose(found[image, band::2], want, atol=1e-5)
+
+
+def test_texture_around_a_cell_is_that_of_its_neighbourhood() -> None:
+    """Away from borders, cells see squares of 8 px around them, and nothing else."""
+    pixels = images(n=8, h=24, w=24)
+    shown = samples(pixels)
+    grid = Texture().grid(shown, TRAIN)
+    assert grid.cells.shape == (8, 6, 6, 30) and (grid.h_px, grid.w_px) == (24, 24)
+    normal = Statistics.of(shown.pixels[TRAIN]).normalise(shown.pixels)
+    # A pair along rows lies left of its middle: columns 6 to 13 of a map of 23.
+    steps = np.abs(np.diff(normal, axis=3))
+    np.testing.assert_allclose(
+        grid.cells[:, 2, 2, :2], steps[:, :, 6:14, 6:14].mean(axis=(2, 3)), atol=1e-5
+    )
+    far = pixels.copy()
+    far[6, :, 16:] += 50  # not a training image, so the scale of bands stays
+    moved = Texture().grid(samples(far), TRAIN).cells
+    np.testing.assert_array_equal(moved[:6], grid.cells[:6])
+    np.testing.assert_allclose(moved[6, :2], grid.cells[6, :2], atol=1e-5)
+    assert not np.allclose(moved[6, 4], grid.cells[6, 4], atol=0.1)
+
+
+def test_rough_and_smooth_images_of_one_histogram_are_told_apart_by_texture() -> None:
+    some = arranged()
+    assert probe(BandStatistics(), some)[0].value < 0.7
+    assert probe(Texture(), some)[0].value > 0.95
+    assert probe(RandomConvolutions(), some)[0].value > 0.9
+
+
+def test_random_convolutions_are_those_of_torchgeo() -> None:
+    from torchgeo.models import RCF
+
+    shown = samples(images(n=70, h=9, w=12))  # more than a batch
+    found, _ = RandomConvolutions().vectors(shown, TRAIN)
+    assert found.shape == (70, 512)
+    normal = torch.from_numpy(Statistics.of(shown.pixels[TRAIN]).normalise(shown.pixels))
+    np.testing.assert_allclose(found, RCF(2, 512, 3, seed=1)(normal).numpy(), atol=1e-5)
+    grid = RandomConvolutions().grid(shown, TRAIN)
+    assert grid.cells.shape == (70, 3, 3, 128) and (grid.h_px, grid.w_px) == (12, 12)
+    # A square whose map is whole: rows and columns 2 to 9 of the image, continued by reflection.
+    wide = np.pad(normal.numpy(), ((0, 0), (0, 0), (0, 3), (0, 0)), mode="reflect")
+    square = torch.from_numpy(wide[:, :, 1:11, 1:11])
+    np.testing.assert_allclose(
+        grid.cells[:, 1, 1], RCF(2, 128, 3, seed=1)(square).numpy(), atol=1e-5
+    )
+
+
+def test_floors_are_computed_once_and_alike() -> None:
+    assert list(baselines()) == ["band means", "band statistics", "texture", "random convolutions"]
+    shown = samples(images(n=8, h=CELL_PX, w=CELL_PX))  # the smallest that has a cell
+    for floor, again in zip(baselines().values(), baselines().values(), strict=True):
+        for a, b in zip(floor.vectors(shown, TRAIN), again.vectors(shown, TRAIN), strict=True):
+            assert np.isfinite(a).all()
+            np.testing.assert_array_equal(a, b)
+        for grid in floor.grids(shown, TRAIN):
+            assert np.isfinite(grid.cells).all()
+    texture = baselines()["texture"]
+    assert texture.vectors(shown, TRAIN)[0] is texture.vectors(shown, TRAIN)[0]

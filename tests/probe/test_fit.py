@@ -4,16 +4,32 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
 
 from gfmsum.data.sample import Labelled, Samples
-from gfmsum.probe.features import BandMeans, BandStatistics, Grid
-from gfmsum.probe.fit import LIMITS, few, knn, linear, probe, search
+from gfmsum.probe.features import BandMeans, BandStatistics, Encoded
+from gfmsum.probe.fit import (
+    EMPHASES,
+    GRID,
+    LIMITS,
+    PROBES,
+    Line,
+    fit_line,
+    knn,
+    linear,
+    probe,
+    search,
+    weighed,
+)
 from gfmsum.probe.tasks import measure
 from gfmsum.records import Task
 from gfmsum.sensors import S1
+from tests.probe.planted import Given, PatchMeans, arranged
+from tests.probe.planted import task as drawn_task
 
 CLASSES = Task("c", "s1", "classification", "accuracy", 1 / 3, 1.0, ("a", "b", "c"))
 VALUES = Task("v", "s1", "regression", "r2", 0.0, 1.0)
@@ -92,46 +108,200 @@ def test_a_class_absent_from_training_is_never_predicted_and_stays_finite() -> N
     assert np.isfinite(found.logits).all()
 
 
-class Given:
-    """Features as they are given."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
-
-    def pooled(self, samples: Samples, train: np.ndarray) -> np.ndarray:
-        return self.rows
-
-    def grid(self, samples: Samples, train: np.ndarray) -> Grid:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize("how", ["linear", "knn"])
+@pytest.mark.parametrize("how", ["linear", "mean", "knn"])
 def test_bad_features_and_labels_are_refused(how: str) -> None:
     features, labels, _ = planted()
     some = items(CLASSES)
     with pytest.raises(ValueError, match="hold one class"):
-        probe(Given(features), replace(some, target=np.zeros(300, dtype=int)), how)
+        probe(Given((features,)), replace(some, target=np.zeros(300, dtype=int)), how)
     with pytest.raises(ValueError, match="labels go from 0 to 7, and there are 3 classes"):
-        probe(Given(features), replace(some, target=np.where(labels == 2, 7, labels)), how)
+        probe(Given((features,)), replace(some, target=np.where(labels == 2, 7, labels)), how)
     features[5, 2] = np.nan
     with pytest.raises(ValueError, match="1 of 300 items have features that are not finite"):
-        probe(Given(features), some, how)
+        probe(Given((features,)), some, how)
     values = np.full(300, np.nan)
     with pytest.raises(ValueError, match="300 targets are not finite"):
-        probe(Given(features), replace(some, task=VALUES, target=values), how)
+        probe(Given((features,)), replace(some, task=VALUES, target=values), how)
 
 
 def test_a_probe_that_does_not_exist_or_fit_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match=r"unknown probe 'knm'.*knn"):
         probe(BandMeans(), items(CLASSES), "knm")
-    with pytest.raises(ValueError, match=r"probe=layers is not for classification.*linear, knn"):
+    with pytest.raises(
+        ValueError, match=r"probe=layers is not for classification.*linear, mean, knn"
+    ):
         probe(BandMeans(), items(CLASSES), "layers")
     with pytest.raises(ValueError, match="nothing to tune"):
         probe(BandMeans(), items(CLASSES), "finetune")
 
 
+def groups(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A wide group of noise in any units, and a narrow one."""
+    rng = np.random.default_rng(seed)
+    wide = rng.normal(3.0, np.logspace(-2, 2, 40), size=(n, 40))
+    return wide, rng.normal(-1.0, [0.1, 5.0, 30.0], size=(n, 3))
+
+
+def scaled(parts: tuple[np.ndarray, ...], train: np.ndarray, emphasis: float) -> np.ndarray:
+    """The matrix that a linear probe is said to be fitted on."""
+    found = []
+    for part, weight in zip(parts, (emphasis, 1.0), strict=True):
+        standard = (part - part[train].mean(axis=0)) / part[train].std(axis=0)
+        found.append(weight * standard / part.shape[1] ** 0.5)
+    return np.hstack(found)
+
+
+@pytest.mark.parametrize("items_to_train", [120, 12])
+def test_values_are_those_of_scikit_learn_on_scaled_groups_with_the_best_of_all_settings(
+    items_to_train: int,
+) -> None:
+    parts, rng = groups(), np.random.default_rng(1)
+    values = 5.0 + parts[0][:, 3] / parts[0][:, 3].std() + parts[1][:, 1] + rng.normal(size=300)
+    train, (_, val, test) = FOLDS[0][:items_to_train], FOLDS
+    found = weighed(parts, values, (train, val, test), VALUES)
+    spread = values[train].std()  # of which a unit is one for the strength
+    losses, answers = {}, {}
+    for emphasis in EMPHASES:
+        x = scaled(parts, train, emphasis)
+        for strength in 10.0 ** np.arange(GRID[0], LIMITS[1] + 1):
+            oracle = Ridge(alpha=1 / strength).fit(x[train], values[train] / spread)
+            guess = oracle.predict(x) * spread
+            losses[emphasis, strength] = ((guess[val] - values[val]) ** 2).mean()
+            answers[emphasis, strength] = guess[test]
+    best = losses[found.emphasis, found.strength]
+    near = {key: loss for key, loss in losses.items() if key[1] <= 10 * max(100, found.strength)}
+    assert best == pytest.approx(min(near.values()))
+    np.testing.assert_allclose(
+        found.prediction, answers[found.emphasis, found.strength], rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("items_to_train", [120, 12])
+def test_classes_are_those_of_scikit_learn_on_scaled_groups(items_to_train: int) -> None:
+    parts, rng = groups(), np.random.default_rng(1)
+    score = (parts[0][:, :3] - 3) / parts[0][:, :3].std(axis=0) + rng.gumbel(size=(300, 3))
+    labels = score.argmax(axis=1)
+    train, (_, val, test) = FOLDS[0][:items_to_train], FOLDS
+    found = weighed(parts, labels, (train, val, test), CLASSES)
+    losses = {}
+    for emphasis in EMPHASES:
+        x = scaled(parts, train, emphasis)
+        for strength in 10.0 ** np.arange(GRID[0], GRID[1] + 1):
+            oracle = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
+            logits = oracle.fit(x[train], labels[train]).decision_function(x)
+            chances = log_softmax(logits, axis=1)
+            losses[emphasis, strength] = -chances[val, labels[val]].mean()
+            if (emphasis, strength) == (found.emphasis, found.strength):
+                want = logits[test]
+    assert losses[found.emphasis, found.strength] <= min(losses.values()) * 1.001
+    centred = found.logits - found.logits.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        centred, want - want.mean(axis=1, keepdims=True), atol=0.02 * np.abs(want).max()
+    )
+
+
+@pytest.mark.parametrize("kind", ["classes", "values"])
+def test_the_group_that_holds_the_answer_is_given_the_weight(kind: str) -> None:
+    rng = np.random.default_rng(2)
+    answer = rng.normal(size=300)
+    target, task = ((answer > 0).astype(int), CLASSES) if kind == "classes" else (answer, VALUES)
+    chosen = []
+    for holder in (0, 1):
+        parts = [rng.normal(size=(300, 60)), rng.normal(size=(300, 60))]
+        parts[holder][:, ::3] += answer[:, None]
+        found = weighed(parts, target, FOLDS, task)
+        chosen.append(found.emphasis)
+        score = (
+            accuracy_score(target[FOLDS[2]], found.prediction)
+            if kind == "classes"
+            else r2_score(target[FOLDS[2]], found.prediction)
+        )
+        assert score > 0.85
+    assert chosen[0] > chosen[1]
+    assert kind == "classes" or chosen == [max(EMPHASES), min(EMPHASES)]
+
+
+def test_a_line_answers_in_the_units_of_its_features() -> None:
+    parts = groups()
+    labels = np.random.default_rng(3).integers(3, size=300)
+    train, val, test = FOLDS
+    line = fit_line(
+        tuple([part[rows] for part in parts] for rows in (train, val)),
+        (labels[train], labels[val]),
+        CLASSES,
+    )
+    assert isinstance(line, Line) and [w.shape for w in line.weights] == [(40, 3), (3, 3)]
+    want = sum(part[test] @ w for part, w in zip(parts, line.weights, strict=True)) + line.bias
+    found = weighed(parts, labels, FOLDS, CLASSES)
+    np.testing.assert_allclose(found.logits, want, atol=1e-9)
+    # In other units the answer is the same.
+    moved = [parts[0] * 1000 + 7, parts[1] / 50 - 2]
+    again = weighed(moved, labels, FOLDS, CLASSES)
+    assert (again.strength, again.emphasis) == (found.strength, found.emphasis)
+    np.testing.assert_allclose(again.logits, found.logits, atol=1e-3)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_test_items_have_no_say_in_anything(seed: int, values: bool) -> None:
+    rng = np.random.default_rng(seed)
+    parts = groups(90, seed)
+    fold = (np.arange(40), np.arange(40, 60), np.arange(60, 90))
+    target = rng.normal(size=90) if values else np.arange(90) % 3
+    task = VALUES if values else CLASSES
+    changed = [part.copy() for part in parts]
+    poisoned = target.copy()
+    for part in changed:
+        part[75:] += 1000 * rng.normal(size=part[75:].shape)
+    poisoned[60:] = poisoned[60]
+    a, b = weighed(parts, target, fold, task), weighed(changed, poisoned, fold, task)
+    assert (a.strength, a.emphasis, a.edge) == (b.strength, b.emphasis, b.edge)
+    # One matrix product holds both, so the last digits may differ.
+    np.testing.assert_allclose(a.prediction[:15], b.prediction[:15], rtol=1e-9, atol=1e-9)
+
+
+def test_features_are_standardised_over_all_images_where_few_are_labelled() -> None:
+    parts = groups()
+    values = parts[1][:, 0] * 10
+    few = (FOLDS[0][:5], FOLDS[1], FOLDS[2])
+    found = weighed(parts, values, few, VALUES, images=FOLDS[0])
+    x = scaled(parts, FOLDS[0], found.emphasis)
+    spread = values[few[0]].std()
+    oracle = Ridge(alpha=1 / found.strength).fit(x[few[0]], values[few[0]] / spread)
+    np.testing.assert_allclose(found.prediction, oracle.predict(x[FOLDS[2]]) * spread, atol=1e-6)
+
+
+def test_what_is_in_the_deviation_of_tokens_alone_is_found_there() -> None:
+    some = arranged()
+    assert probe(BandStatistics(), some)[0].value < 0.7
+    assert probe(Encoded(PatchMeans()), some, "mean")[0].value < 0.7
+    assert probe(Encoded(PatchMeans()), some)[0].value > 0.95
+
+
+def test_what_is_in_the_statistics_alone_is_found_beside_tokens() -> None:
+    """Checkerboards of more or less contrast: patches, of even sides, do not see them."""
+    some = arranged()
+    board = np.indices((16, 16)).sum(axis=0) % 2 * 2 - 1
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(160, 2, 4, 4)).repeat(4, axis=2).repeat(4, axis=3)
+    contrast = np.where(some.target, 1.5, 1.0)[:, None, None, None]
+    some = replace(some, samples=replace(some.samples, pixels=noise + 3 * contrast * board))
+    assert probe(Encoded(PatchMeans()), some, "mean")[0].value < 0.7
+    assert probe(Encoded(PatchMeans()), some)[0].value > 0.95
+
+
+def test_the_mean_probe_is_the_linear_one_on_a_single_group() -> None:
+    for how in ("classification", "segmentation"):
+        some = drawn_task(how)
+        (mean, linear_) = (
+            PROBES[h].fit(BandMeans(), some, some.folds[0], 0) for h in ("mean", "linear")
+        )
+        assert (mean.strength, mean.emphasis) == (linear_.strength, 1.0)
+        np.testing.assert_array_equal(mean.prediction, linear_.prediction)
+
+
 @pytest.mark.parametrize(
-    ("best", "edge"), [(-3.0, False), (4.0, False), (-8.0, False), (9.0, True)]
+    ("best", "edge"), [(-3.0, False), (4.0, False), (-5.0, False), (9.0, True)]
 )
 def test_the_grid_grows_until_its_edge_no_longer_wins(best: float, edge: bool) -> None:
     tried = []
@@ -236,46 +406,6 @@ def test_neighbours_find_planted_classes_and_only_those_of_training() -> None:
     assert (knn(features, labels, FOLDS, CLASSES).prediction == labels[FOLDS[2]]).mean() > 0.95
     labels[FOLDS[0]] %= 2
     assert set(knn(features, labels, FOLDS, CLASSES).prediction) == {0.0, 1.0}
-
-
-def test_few_labels_are_so_many_of_each_class() -> None:
-    some = items(CLASSES)
-    rare = some.target.copy()
-    train = FOLDS[0]
-    rare[train[rare[train] == 2]] = 1
-    rare[train[:3]] = 2
-    some = replace(some, target=rare)
-    less = few(some, 5, 0)
-    (drawn,) = less.folds
-    assert np.bincount(rare[drawn[0]]).tolist() == [5, 5, 3]
-    assert np.bincount(rare[drawn[1]]).tolist() == [5, 5, 5]
-    assert set(drawn[0]) <= set(FOLDS[0]) and set(drawn[1]) <= set(FOLDS[1])
-    np.testing.assert_array_equal(drawn[2], FOLDS[2])
-    assert less.samples is some.samples and less.target is some.target
-    for part, again, other in zip(
-        drawn[:2], few(some, 5, 0).folds[0], few(some, 5, 1).folds[0], strict=False
-    ):
-        np.testing.assert_array_equal(part, again)
-        assert not np.array_equal(part, other)
-
-
-def test_few_values_are_so_many_in_all() -> None:
-    values = replace(items(CLASSES), task=VALUES, target=np.random.default_rng(0).normal(size=300))
-    (drawn,) = few(values, 12, 0).folds
-    assert [len(part) for part in drawn] == [12, 12, 120]
-    assert len(set(drawn[0])) == 12 and set(drawn[0]) <= set(FOLDS[0])
-    (whole,) = few(values, 1000, 0).folds
-    for part, all_of_it in zip(whole, FOLDS, strict=True):
-        np.testing.assert_array_equal(part, all_of_it)
-
-
-@pytest.mark.parametrize("how", ["linear", "knn"])
-def test_few_labels_can_be_probed_on(how: str) -> None:
-    score, frame = probe(BandStatistics(), few(items(CLASSES), 2, 0), how)
-    assert len(frame) == score.n_test == 120
-    assert np.isfinite(score.value)
-    if how == "knn":
-        assert score.strength == pytest.approx(6)
 
 
 def test_nothing_to_choose_settings_by_is_refused() -> None:

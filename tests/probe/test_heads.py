@@ -9,23 +9,30 @@ import torch
 from torch import nn
 
 from gfmsum.data.sample import UNLABELLED, Labelled
-from gfmsum.probe import heads
+from gfmsum.probe import heads, training
 from gfmsum.probe.features import BandMeans, BandStatistics, Encoded, Features
 from gfmsum.probe.fit import PROBES, Probed, probe
-from gfmsum.probe.heads import Answers, Tuned, Turn
+from gfmsum.probe.heads import Attention, Layers, Tuned
+from gfmsum.probe.shots import few
+from gfmsum.probe.training import Answers, Lesson, Training, Turn, halved
 from tests.probe.planted import SEGMENTS, PatchMeans, encoder, labelled, samples, task
 
 EVERY = [(how, kind) for how, each in PROBES.items() for kind in each.kinds]
+
+
+TRAINED = [(how, kind) for how, kind in EVERY if how in ("attentive", "layers", "finetune")]
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "EPOCHS", 8)
     monkeypatch.setattr(heads, "TUNE_EPOCHS", 4)
-    monkeypatch.setattr(heads, "BATCH", 8)
     monkeypatch.setattr(heads, "HIDDEN", 16)
-    monkeypatch.setattr(heads, "RATES", (-2.0, -1.5))
-    monkeypatch.setattr(heads, "RATE_LIMITS", (-2.0, -1.5))
+    monkeypatch.setattr(training, "LEAST_STEPS", 12)
+    monkeypatch.setattr(training, "BATCH", 8)
+    monkeypatch.setattr(heads, "RATES", (-2.5, -2.0))
+    monkeypatch.setattr(heads, "TUNE_RATES", (-2.5, -2.0))
+    monkeypatch.setattr(training, "RATE_LIMITS", (-2.5, -2.0))
 
 
 def features(how: str) -> Features:
@@ -128,21 +135,190 @@ def test_tuning_leaves_the_given_encoder_as_it_was(kind: str) -> None:
     assert same(tuned, PROBES["finetune"].fit(given, items, items.folds[0], 0))
 
 
+def lesson(items: Labelled, epochs: int = 2, augment: bool = False, seed: int = 0) -> Lesson:
+    """On the pixels themselves."""
+    fold = items.folds[0]
+    pixels = torch.from_numpy(items.samples.pixels)
+    answers = Answers.of(items, fold[0], (pixels.shape[-2], pixels.shape[-1]))
+    return Lesson(
+        lambda rows: pixels[torch.from_numpy(rows)],
+        answers,
+        fold,
+        seed,
+        "cpu",
+        epochs,
+        (-2.5, -2.0),
+        augment,
+    )
+
+
 def test_tuning_moves_every_part_of_the_encoder() -> None:
     items = task("classification", n=40)
     model = Tuned(encoder(), nn.Linear(16, 3), items)
     before = copy.deepcopy(model.state_dict())
-    answers = Answers.of(items, items.folds[0][0])
-    pixels = torch.from_numpy(items.samples.pixels)
-    train = items.folds[0][0]
-    heads._train(
-        model, lambda rows: pixels[torch.from_numpy(rows)], answers, train, 0, 1e-2, 2, True, "cpu"
-    )
+    Training(model, lesson(items, augment=True), heads._groups(model, 1e-2)).run()
     moved = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }
     assert {"head.weight", "encoder.norm.weight", "encoder.blocks.0.attn.qkv.weight",
             "encoder.blocks.3.mlp.fc1.weight", "encoder.embedding.kernels.kernel.weight"} <= moved  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "kind"), TRAINED)
+def test_before_its_first_step_a_head_is_the_linear_probe_of_mean_tokens(
+    how: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "steps", lambda items, epochs: 0)
+    items = task(kind, n=80)
+    # Some labels are wrong: where classes come apart, solvers stop anywhere on their way to infinity.
+    wrong = np.random.default_rng(2).permutation(items.target[:60:3])
+    items.target[:60:3] = wrong
+    found, known = fitted(how, items), PROBES["mean"].fit(features(how), items, items.folds[0], 0)
+    if items.task.dense:
+        assert found.confusions is not None and known.confusions is not None
+        # A pixel on the border of two classes may fall to either side.
+        assert np.abs(found.confusions - known.confusions).sum() <= 0.02 * known.confusions.sum()
+    elif kind == "regression":
+        np.testing.assert_allclose(found.prediction, known.prediction, atol=1e-3)
+    else:
+        np.testing.assert_allclose(found.logits, known.logits, atol=0.02)
+
+
+def test_attention_can_look_at_one_token_alone() -> None:
+    """Two halves of a query's width that look at different tokens, by hand."""
+    model = Attention(nn.Linear(2, 1))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model.look.weight.copy_(torch.tensor([[99.0, 0.0], [0.0, 99.0]]))
+        model.values.copy_(torch.tensor([[[1.0], [0.0]], [[0.0], [-1.0]]]))
+        model.norm.weight.fill_(1.0)
+        model.head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        # The first head finds 3 in the first token's first place, the second 5 in the other's second.
+        out = model(torch.tensor([[[3.0, 0.0], [0.0, 5.0]]]))
+    # The norm of (3, -5) is (1, -1).
+    assert out.item() == pytest.approx(1.0, abs=1e-4)
+
+
+# One protocol: steps, batches, learning rates.
+
+
+def test_only_the_rate_with_the_lowest_validation_loss_takes_all_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = task("classification", n=40)
+    monkeypatch.setattr(training, "RATE_LIMITS", (-4.0, -1.0))
+    losses = {-3.0: 0.9, -2.5: 0.7, -2.0: 0.5, -1.5: 0.4, -1.0: 0.6}
+    taken: list[tuple[float, int]] = []
+    judged: list[tuple[float, list[int]]] = []
+
+    def groups(model: nn.Module, rate: float) -> list[dict[str, object]]:
+        model.rate = round(float(np.log10(rate)), 1)  # type: ignore[assignment]
+        return training.alike(model, rate)
+
+    def loss(one: Training, rows: np.ndarray) -> float:
+        judged.append((one.model.rate, rows.tolist()))  # type: ignore[arg-type]
+        return losses[one.model.rate]  # type: ignore[index]
+
+    def run(one: Training) -> None:
+        whole_run(one)
+        taken.append((one.model.rate, one.step))  # type: ignore[arg-type]
+
+    whole_run = Training.run
+    monkeypatch.setattr(Training, "run", run)
+    monkeypatch.setattr(Training, "loss", loss)
+    found = halved(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3)),
+        replace(lesson(items), rates=(-3.0, -2.0)),
+        groups,
+    )
+    # All of the first rates, and on over the winning edge until it loses.
+    assert [rate for rate, _ in judged] == [-3.0, -2.5, -2.0, -1.5, -1.0]
+    assert all(rows == items.folds[0][1].tolist() for _, rows in judged)
+    assert found.strength == pytest.approx(10**-1.5) and not found.edge
+    whole = training.steps(20, 2)
+    assert taken == [(rate, round(training.TRIAL * whole)) for rate, _ in judged] + [(-1.5, whole)]
+
+
+def test_a_rate_at_which_training_explodes_is_given_up() -> None:
+    items = task("classification", n=40)
+
+    def groups(model: nn.Module, rate: float) -> list[dict[str, object]]:
+        return training.alike(model, rate if rate < 5e-3 else float("nan"))
+
+    found = halved(lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), lesson(items), groups)
+    assert found.strength == pytest.approx(10**-2.5) and np.isfinite(found.logits).all()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "segmentation"])
+def test_the_loss_is_a_mean_over_items_whatever_the_batches(kind: str) -> None:
+    items = task(kind, n=44)  # 11 to validate on: batches of unequal size
+    outputs = 3 if kind != "regression" else 1
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(128, outputs))
+    model = nn.Conv2d(2, 3, 1) if kind == "segmentation" else flat
+    one = Training(model, lesson(items), training.alike(model, 1e-3))
+    val = items.folds[0][1]
+    want = one.lesson.answers.loss(one.outputs(val), one.lesson.answers.target(val))
+    assert one.loss(val) == pytest.approx(float(want), rel=1e-5)
+
+
+@pytest.mark.parametrize("items", [1, 2, 7, 10, 50, 599, 600])
+def test_a_pass_shows_every_item_once_and_few_items_are_passed_often(
+    items: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    given = task("classification", n=2 * items)
+    one = Training(nn.Linear(2, 3), lesson(given, epochs=3), training.alike(nn.Linear(2, 3), 1e-3))
+    train = given.folds[0][0]
+    passes = one.batches()
+    sizes: list[int] = []
+    seen: list[int] = []
+    while len(seen) < len(train):
+        batch = next(passes)
+        sizes.append(len(batch))
+        seen += batch.tolist()
+    assert sorted(seen) == train.tolist()
+    assert max(sizes) <= training.BATCH and len(sizes) >= min(4, items)
+    assert one.steps == max(training.LEAST_STEPS, 3 * len(sizes))
+
+
+@pytest.mark.parametrize(("how", "kind"), TRAINED)
+def test_few_labels_are_enough_to_answer(how: str, kind: str) -> None:
+    items = few(task(kind, n=80), 4)
+    score, _ = probe(features(how), items, how)
+    assert np.isfinite(score.value)
+
+
+class Foreign(nn.Module):
+    """Ours behind the interface that all encoders have, and no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = encoder()
+
+    def forward_features(self, *args: object) -> torch.Tensor:
+        return self.inside.forward_features(*args)  # type: ignore[arg-type]
+
+    def embed(self, *args: object) -> torch.Tensor:
+        return self.inside.embed(*args)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("how", "kind"), [(how, kind) for how, kind in TRAINED if how != "layers"])
+def test_other_peoples_encoders_are_trained_as_ours(how: str, kind: str) -> None:
+    items = task(kind, n=60)
+    ours = PROBES[how].fit(Encoded(encoder()), items, items.folds[0], 0)
+    theirs = PROBES[how].fit(Encoded(Foreign()), items, items.folds[0], 0)
+    assert ours.strength == theirs.strength
+    if items.task.dense:
+        assert ours.confusions is not None and theirs.confusions is not None
+        assert np.abs(ours.confusions - theirs.confusions).sum() <= 0.02 * ours.confusions.sum()
+    elif kind == "regression":
+        np.testing.assert_allclose(ours.prediction, theirs.prediction, atol=1e-2)
+    else:
+        np.testing.assert_allclose(ours.logits, theirs.logits, atol=0.05)
+
+
+# Learning rates within a model.
 
 
 def test_learning_rates_fall_from_block_to_block_towards_the_input() -> None:
@@ -157,11 +333,11 @@ def test_learning_rates_fall_from_block_to_block_towards_the_input() -> None:
         if room == "head":
             want = 0.01
         elif rest.startswith("blocks."):
-            want = 0.01 * 0.1 * 0.75 ** (3 - int(rest.split(".")[1]))
+            want = 0.01 * 0.75 ** (3 - int(rest.split(".")[1]))
         elif rest.startswith("norm."):
-            want = 0.01 * 0.1
+            want = 0.01
         else:  # what makes the tokens, norms of its own among it
-            want = 0.01 * 0.1 * 0.75**4
+            want = 0.01 * 0.75**4
         assert rates[id(parameter)] == pytest.approx(want), name
 
 
@@ -179,17 +355,17 @@ def test_learning_rates_of_wrapped_encoders_and_of_convolutional_ones() -> None:
         return {name: found[id(p)] for name, p in model.named_parameters()}
 
     wrapped = rates(Wrapped())
-    assert wrapped["encoder.inside.norm.weight"] == pytest.approx(0.1)
-    assert wrapped["encoder.inside.blocks.2.norm1.weight"] == pytest.approx(0.075)
-    assert wrapped["encoder.inside.embedding.kernels.norm.weight"] == pytest.approx(0.1 * 0.75**4)
+    assert wrapped["encoder.inside.norm.weight"] == pytest.approx(1.0)
+    assert wrapped["encoder.inside.blocks.2.norm1.weight"] == pytest.approx(0.75)
+    assert wrapped["encoder.inside.embedding.kernels.norm.weight"] == pytest.approx(0.75**4)
     flat = rates(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)))
-    assert {v for name, v in flat.items() if "encoder" in name} == {0.1}
+    assert {v for name, v in flat.items() if "encoder" in name} == {1.0}
     assert flat["head.weight"] == 1.0
 
 
 def test_other_heads_have_one_rate() -> None:
-    (group,) = heads._groups(heads.Layers(4, 3), 0.02)
-    assert group["lr"] == 0.02 and len(group["params"]) == 6
+    (group,) = training.alike(Layers(nn.Linear(4, 3)), 0.02)
+    assert group["lr"] == 0.02 and len(group["params"]) == 8
 
 
 @pytest.mark.parametrize("quarters", range(4))

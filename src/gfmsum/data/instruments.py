@@ -21,13 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
+from gfmsum.data.patterns import Floats
 from gfmsum.data.plan import stream
 from gfmsum.data.surface import (
     GSD_M,
     LANDUSES,
     MATERIALS,
-    Floats,
     Ground,
     Ids,
     Surface,
@@ -35,7 +36,8 @@ from gfmsum.data.surface import (
 )
 from gfmsum.sensors import Band, Sensor, Unit
 
-LOOKS = 25  # equivalent number, of a speckle-filtered product; GRD itself has 4.4 (ESA)
+LOOKS = 25  # equivalent number, of a speckle-filtered product
+GRD_LOOKS, BOX_PX = 4.4, 3  # of GRD itself (ESA), and the window that a plain filter averages over
 NOISE_POWER = 10**-2.7  # what the radar reads from a mirror-smooth surface
 SPECTRUM_UM = (0.35, 2.7)
 FINEST_UM = 0.001  # of a band's width: the step of the spectra
@@ -316,6 +318,7 @@ class _Scene:
         sensor: whose name, with that of the moment, draws the numbers.
         grain: of each part: whether it is a radar's, and the shape (bands, h, w) of its speckle or noise.
         moment: of the sensor's, empty for the first.
+        smooth: whether neighbouring pixels share speckle, as in GRD after a filter.
     """
 
     def __init__(
@@ -324,20 +327,28 @@ class _Scene:
         sensor: Sensor,
         grain: Sequence[tuple[bool, tuple[int, int, int]]],
         moment: str,
+        smooth: bool,
     ) -> None:
+        looks, more = (GRD_LOOKS, BOX_PX - 1) if smooth else (LOOKS, 0)
         uniform = np.empty((len(places), 6 + len(sensor.bands)), np.float32)
         # Multiplicative of mean one, or additive of mean zero and variance one.
-        self.grain = [np.empty((len(places), *shape), np.float32) for _, shape in grain]
+        self.grain = [
+            np.empty((len(places), bands, h + more * radar, w + more * radar), np.float32)
+            for radar, (bands, h, w) in grain
+        ]
         for i, rng in enumerate(draws(places, sensor.name + moment)):
             rng.random(out=uniform[i], dtype=np.float32)
             for (radar, _), out in zip(grain, self.grain, strict=True):
                 if radar:
-                    rng.standard_gamma(LOOKS, out=out[i], dtype=np.float32)
+                    rng.standard_gamma(looks, out=out[i], dtype=np.float32)
                 else:
                     rng.standard_normal(out=out[i], dtype=np.float32)
-        for (radar, _), out in zip(grain, self.grain, strict=True):
+        for i, (radar, _) in enumerate(grain):
             if radar:
-                out /= np.float32(LOOKS)
+                self.grain[i] /= np.float32(looks)
+            if radar and smooth:
+                box = uniform_filter(self.grain[i], BOX_PX, axes=(2, 3))
+                self.grain[i] = box[..., 1:-1, 1:-1]  # only whole windows
         uniform = uniform[:, :, None, None, None]
         self.azimuth, self.relief, self.gain, self.vapour, self.haze, self.cirrus = (
             uniform[:, i] for i in range(6)
@@ -357,10 +368,13 @@ class Instrument:
     Args:
         sensor: one that :func:`check` lets pass.
         world: whose land it looks at; decides what it sees where materials are its own.
+        smooth: whether its speckle is, see :class:`_Scene`.
     """
 
-    def __init__(self, sensor: Sensor, world: int = 0, shared: float = 1) -> None:
-        self.sensor = sensor
+    def __init__(
+        self, sensor: Sensor, world: int = 0, shared: float = 1, smooth: bool = False
+    ) -> None:
+        self.sensor, self.smooth = sensor, smooth
         self.signatures = np.stack([signature(band) for band in sensor.bands])  # (c, signatures)
         if shared < 1:
             self.signatures = _dealt_anew(self.signatures, sensor, world, shared)
@@ -390,6 +404,7 @@ class Instrument:
                 for part, (share, _) in zip(self._parts, grids, strict=True)
             ],
             moment,
+            self.smooth,
         )
         light = _shares(surface, ground, scene.shading(ground.slope))
         out = np.empty((len(surface.ids), len(self.sensor.bands), side, side), np.float32)

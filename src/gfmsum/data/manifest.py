@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -375,13 +375,17 @@ def _packed(fields: Mapping[str, Any], size_px: int) -> Packed:
 
 def _labels(fields: Mapping[str, Any], folder: str, items: Sequence[Stack]) -> Labels:
     said = _take(fields, "task", dict)
+    name, sensor, kind, metric, caveat = (
+        _take(said, key, str) for key in ("name", "sensor", "kind", "metric", "caveat")
+    )
     task = Task(
-        **{key: _take(said, key, str) for key in ("name", "sensor", "kind", "metric", "caveat")},
+        name, sensor, kind, metric,
         floor=_take(said, "floor", float),
         ceiling=_take(said, "ceiling", float),
         classes=_each(said, "classes", _text),
+        caveat=caveat,
         clustered=_take(said, "clustered", bool),
-    )
+    )  # fmt: skip
     whole = _number(int)
 
     def fold(one: Any) -> tuple[int, int, int]:
@@ -410,6 +414,7 @@ def _labels(fields: Mapping[str, Any], folder: str, items: Sequence[Stack]) -> L
             f"task {task.name}: images before and after differ in number, bands or size"
         )
     text_bytes = _take(fields, "text_bytes", int)
+    task = replace(task, train=min(train for train, _, _ in folds))
     return Labels(folder, task, after, before, target, text_bytes, folds)
 
 

@@ -117,6 +117,7 @@ class Rows:
             classes=items.classes,
             caveat=labels.caveat,
             clustered=labels.cluster is not None or labels.windows is not None,
+            train=min(len(train) for train, _, _ in items.folds),
         )
 
     def labelled(self, task: Task) -> Labelled:

@@ -7,7 +7,7 @@ Which rows of it a run is given is not the source's matter but the plan's (:mod:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -136,6 +136,18 @@ class Labelled:
     cluster: NDArray[np.str_]  # (n,) items of one cluster are not independent
     folds: tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], ...]
     before: Samples | None = None  # the same items earlier, if the task asks for change
+    # Of each fold all images to train on, labelled or not; none where all are labelled.
+    images: tuple[Rows, ...] = field(default=(), kw_only=True)
+
+    def images_of(self, train: Rows) -> Rows:
+        """All training images of the fold whose labelled ones are ``train``.
+
+        What needs no label is measured on these: pictures are at hand where labels are few.
+        """
+        for (labelled, _, _), images in zip(self.folds, self.images, strict=False):
+            if np.array_equal(labelled, train):
+                return images
+        return train
 
     def __post_init__(self) -> None:
         n, _, h, w = self.samples.pixels.shape

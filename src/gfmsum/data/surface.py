@@ -19,14 +19,23 @@ Land stays as it is, but for :func:`revisit`: the same ground at a later date.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-type Floats = NDArray[np.float32]
+from gfmsum.data.patterns import (
+    GOLDEN,
+    PATTERNS,
+    WAVES,
+    Floats,
+    Patch,
+    irrational,
+    superpose,
+)
+
 type Ids = NDArray[np.uint64]
 
 TALL = ("crop", "trees", "built")
@@ -54,6 +63,18 @@ LEVELS = (
 STRONG = tuple(i for i, level in enumerate(LEVELS) if level.weight > 1)
 """Levels that share a location's land use; the others draw their own. Each sensor resolves one."""
 
+SMOOTH = (
+    Level(5.0, 0.1),
+    Level(22.0, 1.05),
+    Level(60.0, 0.1),
+    Level(460.0, 1.2),
+    Level(2_400.0, 2.85),
+    Level(9_000.0, 2.8),
+    Level(36_000.0, 5.8),
+)
+"""Another ladder, on which what is large outvotes what is small: the pictures are as smooth as real ones,
+see experiments/world. Its levels above each pattern share the land use too."""
+
 GSD_M = (0.1, LEVELS[-1].length_m / 8)
 """Pixels that the ladder can fill: 32 of the smallest span one period of its finest level, and the
 largest still see the pattern of its coarsest."""
@@ -75,12 +96,10 @@ LANDUSES: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 _SHARPNESS = 2.2  # of the vote: the larger, the less a point is a mixture
 _OWN = 0.9  # a pattern's own two materials against the common contrast of tall and flat
-_WAVES = 16  # plane waves in a noise field
 _FRACTAL = 48  # plane waves in a continuous field
 _CONTINUOUS_M = (6.0, 30_000.0)  # their wavelengths
 _SUB = 2  # samples along each side of a pixel
 _FAR = 6  # samples along each side that stand for an unresolved level
-_GOLDEN = 0.6180339887
 
 _BLOBS = 3  # at a location, of one sort, at most
 _THERE = 1 - 3 ** (-1 / _BLOBS)  # how likely each is: a third of all locations have none
@@ -104,7 +123,7 @@ def _layout() -> tuple[list[int], NDArray[np.int64]]:
     blocks = (
         levels,  # lengths
         np.repeat(levels, 8),  # shapes
-        np.repeat(levels, 2 * _WAVES),  # phases
+        np.repeat(levels, 2 * WAVES),  # phases
         np.repeat(fields, 2 * _FRACTAL),
         np.array([FIELDS, FIELDS + 1, KINDS, KINDS]),  # wet, green, needleleaf, concrete
         np.full(3 * len(MATERIALS), KINDS),
@@ -140,27 +159,32 @@ class Surface:
     Args:
         ids: (n,) location numbers; their low 62 bits spell the land uses.
         own: what is not theirs but of the sensor that looks.
+        levels: LEVELS or SMOOTH.
     """
 
-    def __init__(self, ids: Ids, own: Own | None = None) -> None:
-        self.ids = ids
-        n, levels = len(ids), len(LEVELS)
+    def __init__(
+        self, ids: Ids, own: Own | None = None, levels: tuple[Level, ...] = LEVELS
+    ) -> None:
+        self.ids, self.levels = ids, levels
+        n, count = len(ids), len(levels)
         drawn, self.landuse = _draw(ids), _digits(ids)  # (n, levels) index into LANDUSES
         self._grain = np.eye(2, dtype=np.float32)
         if own is not None:
             self._grain = own.grain
             there = own.latents[:, _LATENT_OF]
             drawn = np.where(there, _draw(own.ids), drawn)
-            self.landuse = np.where(there[:, :levels], _digits(own.ids), self.landuse)
+            self.landuse = np.where(there[:, :count], _digits(own.ids), self.landuse)
+        self.strong = [i for i, level in enumerate(levels) if level.weight > 1]
+        self.landuse[:, self.strong] = self.landuse[:, STRONG[:1]]
         length, shape, phase, fields, traits, kinds = np.split(drawn, _ENDS[:-1], axis=1)
         low, high = JITTER
-        base = np.array([level.length_m for level in LEVELS], np.float32)
+        base = np.array([level.length_m for level in levels], np.float32)
         self.length_m = base * np.float32(low) * np.float32(high / low) ** length  # (n, levels)
         # Uniform numbers: what kind of each material a place has (n, materials), and (n, 1, 1).
         self.bright, self.tilt, bias = np.split(kinds, 3, axis=1)
         self._wet, self._green, self.needleleaf, self.concrete = traits.T[:, :, None, None]
-        self._shape = shape.reshape(n, levels, 8)
-        self._phase = phase.reshape(n, levels, 2, _WAVES)
+        self._shape = shape.reshape(n, count, 8)
+        self._phase = phase.reshape(n, count, 2, WAVES)
         self._fields = fields.reshape(n, 3, 2, _FRACTAL)
         self._bias = 1.2 * (bias - 0.5)
         self._votes = _SHARPNESS * self._weigh()
@@ -180,9 +204,9 @@ class Surface:
         inside = ((np.arange(_SUB) + 0.5) / _SUB - 0.5).astype(np.float32) * gsd_m
         dense = (centre + inside[:, None]).ravel()
         # Patterns of 8 pixels and more are sampled at the pixels' centres: little is lost.
-        hidden = [i for i, level in enumerate(LEVELS) if level.length_m < gsd_m]
-        fine = [i for i, level in enumerate(LEVELS) if gsd_m <= level.length_m < 8 * gsd_m]
-        coarse = [i for i, level in enumerate(LEVELS) if level.length_m >= 8 * gsd_m]
+        hidden = [i for i, level in enumerate(self.levels) if level.length_m < gsd_m]
+        fine = [i for i, level in enumerate(self.levels) if gsd_m <= level.length_m < 8 * gsd_m]
+        coarse = [i for i, level in enumerate(self.levels) if level.length_m >= 8 * gsd_m]
         if not fine:  # the ladder has a gap here
             fine, coarse = coarse[:1], coarse[1:]
         votes = self._vote(coarse, self._heights(coarse, centre)) + self._bias[:, :, None]
@@ -201,7 +225,7 @@ class Surface:
         own = one[_pick(odds[..., :tall], self._shape[..., 0])]
         own = own - one[tall + _pick(odds[..., tall:], self._shape[..., 1])]
         common = np.repeat(np.array([1.0, -1.0], np.float32), (tall, len(FLAT)))
-        weight = np.array([level.weight for level in LEVELS], np.float32)
+        weight = np.array([level.weight for level in self.levels], np.float32)
         return np.ascontiguousarray(((common + _OWN * own) * weight[:, None]).swapaxes(1, 2))
 
     def _vote(self, levels: list[int], heights: Floats) -> Floats:
@@ -213,10 +237,10 @@ class Surface:
         if not levels:
             return np.ones((len(self.ids), len(MATERIALS), 1), np.float32)
         # Irregular steps do not alias with rows; shuffles make the levels independent.
-        steps = (0.83 * (np.arange(_FAR) + 0.8 * _irrational(_FAR))).astype(np.float32)
+        steps = (0.83 * (np.arange(_FAR) + 0.8 * irrational(_FAR))).astype(np.float32)
         heights = self._heights(levels, self.length_m[:, levels, None] * steps)
         for j, level in enumerate(levels):
-            order = np.argsort(_irrational(_FAR**2, (2 + level) * _GOLDEN))
+            order = np.argsort(irrational(_FAR**2, (2 + level) * GOLDEN))
             heights[:, j] = heights[:, j, order]
         return np.exp(self._vote(levels, heights))
 
@@ -235,10 +259,10 @@ class Surface:
         )
         landuse = self.landuse[:, levels].ravel()
         out = np.empty((n * k, side, side), np.float32)
-        for i, pattern in enumerate(_PATTERNS):
+        for i, pattern in enumerate(PATTERNS):
             at = np.flatnonzero(landuse == i)
             if len(at):
-                patch = _Patch(axis[at], length[at], shape[at], phase[at], self._grain)
+                patch = Patch(axis[at], length[at], shape[at], phase[at], self._grain)
                 out[at] = pattern(patch)
         return np.clip(out, -1, 1, out=out).reshape(n, k, -1)
 
@@ -248,7 +272,7 @@ class Surface:
         low, high = _CONTINUOUS_M
         k = ((np.arange(_FRACTAL) + where) / _FRACTAL).astype(np.float32)
         k = np.float32(1 / high) * np.float32(high / low) ** k  # evenly many in every octave
-        turn = 2 * np.pi * (where[:, :, :1] + _irrational(_FRACTAL))
+        turn = 2 * np.pi * (where[:, :, :1] + irrational(_FRACTAL))
         kx, ky = k * np.cos(turn), k * np.sin(turn)
         seen = np.sinc(kx * gsd_m) * np.sinc(ky * gsd_m) * np.float32(np.sqrt(2 / _FRACTAL))
         axis = np.broadcast_to(axis, (len(self.ids), len(axis)))
@@ -257,7 +281,7 @@ class Surface:
             np.float32(np.sqrt(2)) * np.sin(turn[:, 2]),
         )
         (wet,), (green,), slope = (
-            _superpose(
+            superpose(
                 axis, kx[:, i], ky[:, i], phase[:, i], *(seen[:, i] * share for share in shares)
             )
             for i, shares in enumerate(((np.float32(1),), (np.float32(1),), east))
@@ -265,104 +289,6 @@ class Surface:
         moisture = _squash(1.5 * wet + 2 * (self._wet - 0.5))
         vigour = _squash(1.5 * green + 0.6 * wet + 2 * (self._green - 0.5))
         return moisture, vigour, np.stack(slope, axis=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Patch:
-    """One level of the locations that share a land use there."""
-
-    axis: Floats  # (n, side) metres, both ways
-    length: Floats  # (n,) metres
-    shape: Floats  # (n, 6) uniform
-    phase: Floats  # (n, 2, waves) uniform
-    grain: Floats  # (2, 2)
-
-    def trait(self, i: int, low: float, high: float) -> Floats:
-        """(n, 1, 1) uniform between the two."""
-        return np.asarray(low + (high - low) * self.shape[:, i, None, None], np.float32)
-
-    def noise(self, i: int, period: float, octaves: float) -> Floats:
-        """(n, h, w) smooth noise of unit variance; ``period`` in lengths, its spread in octaves."""
-        spread = 2 ** (octaves * (_irrational(_WAVES, 3**0.5) - 0.5))
-        k = spread / (period * self.length[:, None])
-        turn = 2 * np.pi * (self.shape[:, :1] + _irrational(_WAVES))
-        kx, ky = self._along_grain(k * np.cos(turn), k * np.sin(turn))
-        amplitude = np.full_like(kx, np.sqrt(2 / _WAVES))
-        return _superpose(self.axis, kx, ky, self.phase[:, i], amplitude)[0]
-
-    def turned(self) -> tuple[Floats, Floats]:
-        """(n, h, w) twice: coordinates along and across the pattern's direction, in lengths."""
-        turn = np.pi * self.shape[:, :1]
-        s = self.axis / self.length[:, None]
-        cos, sin = np.cos(turn), np.sin(turn)
-        shift = 64 * self.shape[:, 1:3, None, None]
-        (ux, uy), (vx, vy) = self._along_grain(cos, sin), self._along_grain(-sin, cos)
-        return (
-            (s * ux)[:, None, :] + (s * uy)[:, :, None] + shift[:, 0],
-            (s * vy)[:, :, None] + (s * vx)[:, None, :] + shift[:, 1],
-        )
-
-    def _along_grain(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Directions (n, ...) by whose product with a point the moved point is projected on them."""
-        (xx, xy), (yx, yy) = self.grain
-        return (
-            np.asarray(x * xx + y * yx, np.float32),
-            np.asarray(x * xy + y * yy, np.float32),
-        )
-
-    def cell(self, i: Floats, j: Floats) -> Floats:
-        """Uniform numbers, one for each cell (i, j)."""
-        seed = (self.shape[:, 5, None, None] * 2**24).astype(np.int32).view(np.uint32)
-        mixed = i.astype(np.int32).view(np.uint32) * np.uint32(374761393)
-        mixed += j.astype(np.int32).view(np.uint32) * np.uint32(668265263)
-        mixed += seed
-        mixed ^= mixed >> np.uint32(13)
-        mixed *= np.uint32(1274126177)
-        mixed ^= mixed >> np.uint32(16)
-        return (mixed >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
-
-
-def _woodland(p: _Patch) -> Floats:
-    """Blobs: groves and clearings."""
-    return 4 * (p.noise(0, 1.0, 0.8) - p.trait(1, -0.5, 0.5))
-
-
-def _range(p: _Patch) -> Floats:
-    """Smooth gradients without an edge."""
-    return 0.7 * p.noise(0, 1.3, 0.5) + p.trait(1, -0.3, 0.3)
-
-
-def _river(p: _Patch) -> Floats:
-    """Winding flat lines through tall land."""
-    return np.asarray(2 * np.abs(p.noise(0, 1.5, 0.4)) / p.trait(1, 0.4, 0.7) - 1)
-
-
-def _farmland(p: _Patch) -> Floats:
-    """Rectangular parcels, each of one height."""
-    u, v = p.turned()
-    row = np.floor(v * p.trait(3, 1.5, 1.8))
-    column = np.floor(u * p.trait(4, 0.9, 1.2) + p.cell(row, row))
-    return 2.4 * (2 * p.cell(row, column) - 1)
-
-
-def _orchard(p: _Patch) -> Floats:
-    """Rows of one direction."""
-    u, _ = p.turned()
-    return 2 * np.sin(2 * np.pi * u + 0.8 * p.noise(1, 6.0, 0.5)) + p.trait(3, -0.7, 0.7)
-
-
-def _town(p: _Patch) -> Floats:
-    """Blocks between streets, some of them left open."""
-    u, v = p.turned()
-    v = v * p.trait(3, 0.7, 1.0)
-    i, j = np.floor(u), np.floor(v)
-    edge = np.maximum(np.abs(u - i - 0.5), np.abs(v - j - 0.5))
-    return np.where(p.cell(i, j) < 0.15, -1, 12 * (0.5 - p.trait(4, 0.12, 0.22) - edge))
-
-
-_PATTERNS: tuple[Callable[[_Patch], Floats], ...] = (
-    _woodland, _range, _river, _farmland, _orchard, _town,
-)  # fmt: skip
 
 
 def revisit(ids: Ids, ground: Ground) -> tuple[Ground, Floats]:
@@ -467,32 +393,6 @@ def _digits(ids: Ids) -> NDArray[np.int64]:
 def _pick(odds: Floats, uniform: Floats) -> NDArray[np.int64]:
     """Index drawn with ``odds`` (..., m) by a uniform number."""
     return (np.cumsum(odds, axis=-1)[..., :-1] < uniform[..., None]).sum(-1)
-
-
-def _irrational(count: int, step: float = _GOLDEN) -> Floats:
-    """Evenly spread, never repeating numbers in 0..1."""
-    return (np.arange(1, count + 1) * step % 1).astype(np.float32)
-
-
-def _superpose(
-    axis: Floats, kx: Floats, ky: Floats, phase: Floats, *amplitudes: Floats
-) -> list[Floats]:
-    """(n, h, w) sums of plane waves, one for each of ``amplitudes`` (n, waves).
-
-    On a grid a wave is an outer product of its two axes, so that the sum is a matrix product.
-
-    Args:
-        axis: (n, side) metres, both ways.
-        kx, ky: (n, waves) cycles per metre.
-        phase: (n, waves) cycles.
-    """
-    turn = np.float32(2 * np.pi)
-    x = turn * (kx[:, :, None] * axis[:, None, :])  # (n, waves, w)
-    y = turn * (axis[:, :, None] * ky[:, None, :] + phase[:, None, :])
-    right = np.concatenate([np.cos(x), np.sin(x)], axis=1)
-    left = np.concatenate([np.cos(y), -np.sin(y)], axis=2)
-    sums = (left * np.tile(amplitude, 2)[:, None, :] @ right for amplitude in amplitudes)
-    return [np.asarray(one) for one in sums]
 
 
 def _average(near: Floats, wide: Floats, far: Floats) -> Floats:

@@ -23,13 +23,16 @@ that a task asks about as much of a model that knows this sensor alone: going fr
 .70 and .69 on land use, .45 and .43 on diversity, .70 and .61 on canopy. What the dial never takes
 apart is the six sorts of pattern, how often which cover is there, and the physics of seeing.
 
-**Tasks.** Besides those with one answer for a picture, each sensor has two with one for every pixel. ``cover``:
-which of :data:`COVERS` most of the pixel's ground belongs to, on the pictures of ``landuse``. ``clearing``: of
-which pixels more than half has been cleared between two dates, see :func:`gfmsum.data.surface.revisit`; the
-earlier pictures are those of ``landuse``, the later ones were taken at another moment, in another season.
-It asks about the first :data:`PAIRS` of every part. The floors of their scales are the same number for every
-sensor: the mean of what a constant answer scores on 300 items of the founding five in world 0, at 32 px. On
-each of them, and on any other sensor of the catalog, it scores within 0.01 of that.
+**Tasks** (:mod:`gfmsum.data.truths`), of which ``data.tasks`` chooses, are asked about one set of pictures,
+whether they have one answer for each or one for every pixel. Only ``clearing`` wants two dates: of which
+pixels more than half has been cleared in between, see :func:`gfmsum.data.surface.revisit`. Its earlier
+pictures are those of the other tasks, the later ones were taken at another moment, in another season. It
+asks about the first :data:`PAIRS` of every part.
+
+**Smoothness.** Real chips are smoother than these. With ``data.smooth`` the land has another ladder of levels,
+on which the large ones weigh more, and radar's speckle reaches over neighbouring pixels: then how much of the
+variance lies between patches, and how these correlate, is within the range of real chips for each of the
+founding five; experiments/world has the figures.
 
 Where the instrument itself is to be tested, a control puts something else in the other sensors' place,
 see :data:`gfmsum.config.CONTROLS`.
@@ -37,11 +40,8 @@ see :data:`gfmsum.config.CONTROLS`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,15 +50,15 @@ from numpy.typing import NDArray
 from gfmsum.catalog import CATALOG
 from gfmsum.config import CONTROLS, SyntheticConfig
 from gfmsum.data.instruments import Instrument, Noise, check
+from gfmsum.data.patterns import Floats
 from gfmsum.data.plan import stream
 from gfmsum.data.sample import Kind, Labelled, Pool, Rows, Samples
 from gfmsum.data.surface import (
     LANDUSES,
     LATENTS,
-    MATERIALS,
+    LEVELS,
     PLACES,
-    STRONG,
-    Floats,
+    SMOOTH,
     Ground,
     Ids,
     Own,
@@ -67,6 +67,7 @@ from gfmsum.data.surface import (
     respell,
     revisit,
 )
+from gfmsum.data.truths import Truths, asked, task_of, tell
 from gfmsum.records import Task, fingerprint, plain
 from gfmsum.sensors import SENSORS, Sensor, unknown
 
@@ -74,21 +75,7 @@ VERSION = 1  # raised when a change of code changes pixels
 CHUNK = 64  # locations at once, of up to 16 bands and 32 px: more save calls, fewer save memory
 PROBES = np.uint64(2**63)  # a bit beyond PLACES that only probe locations have: none is both
 
-type Truths = dict[str, NDArray[Any]]
-"""What is true of the ground that n pictures show, (n,) or (n, h, w) each."""
-
 PAIRS = {"train": 120, "val": 60, "test": 160}  # items that are looked at twice, at most
-
-COVERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "water": ("water",),
-        "bare": ("soil", "sand"),
-        "herbs": ("grass", "crop"),
-        "trees": ("trees",),
-        "built": ("built",),
-    }
-)
-"""Materials by what can be told apart in one picture, by radar as well as by colour."""
 
 
 def _chosen(config: SyntheticConfig) -> dict[str, Sensor]:
@@ -117,13 +104,12 @@ def _instruments(config: SyntheticConfig, chosen: Mapping[str, Sensor]) -> dict[
 
     def look(sensor: Sensor) -> Instrument:
         if not config.control or sensor.name == config.target:
-            return Instrument(sensor, config.world, config.shared)
+            return Instrument(sensor, config.world, config.shared, config.smooth)
         if config.control == "harm":
-            return Noise(sensor, config.world, config.shared)
+            return Noise(sensor, config.world, config.shared, config.smooth)
         # The name draws the scene: the same physics at another moment.
-        return Instrument(
-            replace(chosen[config.target], name=sensor.name), config.world, config.shared
-        )
+        same = replace(chosen[config.target], name=sensor.name)
+        return Instrument(same, config.world, config.shared, config.smooth)
 
     return {name: look(sensor) for name, sensor in chosen.items()}
 
@@ -143,7 +129,8 @@ class View:
 
     def surface(self, places: Ids) -> Surface:
         """The land around (n,) locations as the sensor has it."""
-        return Surface(places, None if self.shared == 1 else self.own(places))
+        levels = SMOOTH if self.instrument.smooth else LEVELS
+        return Surface(places, None if self.shared == 1 else self.own(places), levels)
 
     def own(self, places: Ids) -> Own:
         """What stands in for (n,) locations, and in which parts."""
@@ -160,16 +147,13 @@ class View:
             pixels[part] = self.instrument.observe(surface, ground)
         return pixels
 
-    def describe(self, places: Ids, size_px: int) -> tuple[Floats, Truths]:
-        """The same pixels, and what is true of the ground they show."""
-        pixels, truths = self._empty(places, size_px), []
+    def describe(self, places: Ids, size_px: int, tasks: Iterable[str]) -> tuple[Floats, Truths]:
+        """The same pixels, and the answers to ``tasks`` about the ground they show."""
+        pixels, truths, names = self._empty(places, size_px), list[Truths](), list(tasks)
         for part, surface, ground in self._looks(places, size_px):
             pixels[part] = self.instrument.observe(surface, ground)
-            landuse = surface.landuse[:, STRONG[0]]
-            truths.append({"landuse": landuse, "cover": _most(ground), **_landscape(ground)})
-        return pixels, {
-            name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]
-        }
+            truths.append(tell(names, surface, ground, self.instrument.sensor.gsd_m))
+        return pixels, {name: np.concatenate([truth[name] for truth in truths]) for name in names}
 
     def twice(self, places: Ids, size_px: int) -> tuple[Floats, Floats, NDArray[np.uint8]]:
         """The same pixels, those of a later date, and (n, h, w) 1 where most of the ground was cleared."""
@@ -204,26 +188,6 @@ def _grain(rng: np.random.Generator, shared: float) -> Floats:
     return np.asarray(there @ along @ there.T, np.float32)
 
 
-def _landscape(ground: Ground) -> dict[str, NDArray[np.float64]]:
-    """Metrics of landscape ecology, (n,) each, from the cover's shares (n, materials, h, w).
-
-    Canopy: share of the footprint under trees. Diversity: Simpson's index, the chance that two points
-    of the footprint lie on different materials.
-    """
-    shares = ground.cover.mean((2, 3), dtype=np.float64)
-    return {
-        "canopy": shares[:, MATERIALS.index("trees")],
-        "diversity": 1 - (shares**2).sum(1),
-    }
-
-
-def _most(ground: Ground) -> NDArray[np.uint8]:
-    """(n, h, w) which of COVERS has most of each pixel."""
-    rows = [[MATERIALS.index(material) for material in group] for group in COVERS.values()]
-    shares = np.stack([ground.cover[:, row].sum(1) for row in rows])
-    return shares.argmax(0).astype(np.uint8)
-
-
 class Scenes:
     """A block of all locations of a world: row r shows the location r XOR a number of the world's.
 
@@ -256,14 +220,6 @@ def locations(world: int, rows: Rows) -> Ids:
     return np.asarray((rows.astype(np.uint64) ^ np.uint64(mask)) & PLACES)
 
 
-_TASKS = json.loads(resources.files("gfmsum.data").joinpath("synthetic_tasks.json").read_text())
-
-_CLASSES = {
-    "landuse": tuple(LANDUSES),
-    "cover": tuple(COVERS),
-    "clearing": ("as it was", "cleared"),
-}
-
 type _Ints = NDArray[np.int64]
 
 
@@ -281,13 +237,13 @@ class Synthetic:
     """Source of synthetic scenes without end, with labels from the surface and not from pixels.
 
     Raises:
-        ValueError: one line, for a sensor that is unknown or cannot be rendered, or a dial that a control
-            leaves no room for.
+        ValueError: one line, for a sensor or a task that is unknown, a sensor that cannot be rendered, or a
+            dial that a control leaves no room for.
     """
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
-        self._chosen = _chosen(config)
+        self._chosen, self._asked = _chosen(config), asked(config.tasks)
         self._views = {
             name: View(instrument, config.world, config.shared)
             for name, instrument in _instruments(config, self._chosen).items()
@@ -300,7 +256,9 @@ class Synthetic:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        chosen = {name: getattr(self.config, name) for name in ("control", "target", "scarce")}
+        chosen = {
+            name: getattr(self.config, name) for name in ("control", "target", "scarce", "smooth")
+        }
         # The founding five are known by their names; what others are called may mean anything.
         chosen["sensors"] = {
             name: fingerprint({"gsd_m": sensor.gsd_m, "bands": plain(sensor.bands)})
@@ -339,16 +297,7 @@ class Synthetic:
 
     def tasks(self, sensor: str) -> list[Task]:
         self._view(sensor)
-        return [
-            Task(
-                f"{name}_{sensor}",
-                sensor,
-                classes=_CLASSES.get(name, ()),
-                clustered=False,
-                **row,
-            )
-            for name, row in _TASKS["tasks"].items()
-        ]
+        return [task_of(name, sensor) for name in self._asked]
 
     def unsupported(self, sensor: str) -> list[tuple[str, str]]:
         return []
@@ -368,7 +317,8 @@ class Synthetic:
 
     def _singles(self, sensor: str, size_px: int) -> _Items:
         places, ids, fold = self._listed({part: getattr(self.config, part) for part in PAIRS})
-        pixels, targets = self._view(sensor).describe(places, size_px)
+        about_one_date = [name for name in self._asked if name != "clearing"]
+        pixels, targets = self._view(sensor).describe(places, size_px, about_one_date)
         return _Items(self._samples(sensor, pixels, ids), targets, fold)
 
     def _pairs(self, sensor: str, size_px: int) -> _Items:

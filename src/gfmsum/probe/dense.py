@@ -1,11 +1,14 @@
-"""Probes that answer for every pixel, linear in the tokens of patches.
+"""Probes that answer for every pixel, linear in the tokens of patches and in the statistics of pixels.
 
 A linear map of tokens followed by bilinear interpolation is the same map of interpolated tokens. So the head
 that others train by gradient descent on whole images is a logistic regression on pixels, which has one
-solution: it is fitted on a fixed draw of them, for a whole grid of strengths at once.
+solution: it is fitted on a fixed draw of them, for a whole grid of strengths at once. Groups of features on
+grids of different cells add up: each is mapped on its own cells, and the maps are interpolated.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,24 +17,37 @@ from numpy.typing import NDArray
 
 from gfmsum.data.sample import UNLABELLED, Labelled, Rows
 from gfmsum.probe.features import Features, Grid
-from gfmsum.probe.fit import Array, Fold, Probed, finite, log_losses, search
+from gfmsum.probe.fit import Array, Fold, Probed, finite, fit_line
 from gfmsum.probe.tasks import confusion
 
 TRAIN_PIXELS, VAL_PIXELS = 4096, 2048
 """Drawn evenly from all labelled ones."""
+PIXELS_PER_IMAGE = 128  # on average: more of a few images say the same again
 
 
 def cells_of(features: Features, items: Labelled, train: Rows) -> Grid:
-    """What a dense task's answers are made from.
+    """What a dense task's answers are made from, one vector per cell: see :func:`groups_of`."""
+    earlier = None if items.before is None else features.grid(items.before, train)
+    return _both(features.grid(items.samples, train), earlier, items)
+
+
+def groups_of(features: Features, items: Labelled, train: Rows) -> tuple[Grid, ...]:
+    """What a dense task's answers are made from, in groups.
 
     For change: absolute difference, later and earlier features side by side, (n, rows, columns, 3 k); both
     dates go through one encoder, each normalised with its own training statistics.
     """
-    later = features.grid(items.samples, train)
+    later = features.grids(items.samples, train)
+    if items.before is None:
+        return tuple(_both(grid, None, items) for grid in later)
+    earlier = features.grids(items.before, train)
+    return tuple(_both(*pair, items) for pair in zip(later, earlier, strict=True))
+
+
+def _both(later: Grid, earlier: Grid | None, items: Labelled) -> Grid:
     cells = later.cells
-    if items.before is not None:
-        before = features.grid(items.before, train).cells
-        cells = np.concatenate([np.abs(cells - before), cells, before], axis=-1)
+    if earlier is not None:
+        cells = np.concatenate([np.abs(cells - earlier.cells), cells, earlier.cells], axis=-1)
     finite(cells, items.task)
     return Grid(cells, later.h_px, later.w_px)
 
@@ -70,28 +86,24 @@ def draw(target: NDArray[np.uint8], rows: Rows, most: int, seed: int) -> tuple[R
     return rows[image], y, x
 
 
-def dense_linear(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
-    """L2 logistic regression on patch tokens, bilinear between them, by the log loss of validation pixels."""
+def dense_linear(grids: tuple[Grid, ...], items: Labelled, fold: Fold, seed: int) -> Probed:
+    """L2 logistic regression on groups of cells, interpolated, by the log loss of validation pixels."""
     train, val, test = fold
     task, target = items.task, items.target
-    grid = cells_of(features, items, train)
-    drawn = draw(target, train, TRAIN_PIXELS, seed), draw(target, val, VAL_PIXELS, seed)
-    x, checked = (interpolated(grid, *pixels) for pixels in drawn)
-    centre, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.where(spread > 1e-12, spread, 1.0)
+    drawn = [
+        draw(target, rows, min(most, PIXELS_PER_IMAGE * len(rows)), seed)
+        for rows, most in ((train, TRAIN_PIXELS), (val, VAL_PIXELS))
+    ]
     labels, judged = (target[pixels] for pixels in drawn)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"task {task.name}: training pixels hold one class; add items of another")
+    x, checked = ([interpolated(grid, *pixels) for grid in grids] for pixels in drawn)
+    line = fit_line((x, checked), (labels, judged), task)
     # Cells, not pixels, of the test items: interpolation comes after the linear map.
-    cells = (grid.cells[test].reshape(-1, x.shape[1]) - centre) / spread
-    fits = log_losses(
-        ((x - centre) / spread, (checked - centre) / spread, cells),
-        (labels, judged),
-        len(task.classes),
-    )
-    outputs, strength, edge = search(fits)
-    logits = outputs.reshape(len(test), *grid.cells.shape[1:3], -1)
-    return answered(logits, grid, items, test, strength, edge)
+    logits = [grid.cells[test] @ part for grid, part in zip(grids, line.weights, strict=True)]
+    logits[0] += line.bias
+    found = _confusions(logits, grids, items, test)
+    return _probed(found, line.strength, line.edge, line.emphasis)
 
 
 def answered(
@@ -103,12 +115,26 @@ def answered(
     edge: bool,
 ) -> Probed:
     """Test items' answers from the logits of cells, (n, rows, columns, classes)."""
+    return _probed(_confusions([logits], [grid], items, test), strength, edge)
+
+
+def _confusions(
+    logits: Sequence[NDArray[np.floating]], grids: Sequence[Grid], items: Labelled, test: Rows
+) -> NDArray[np.int64]:
+    """What the sum of several groups' logits, each interpolated, gets right and wrong in test items."""
     n, h, w = items.target[test].shape
     guess = np.empty((n, h, w), np.uint8)
-    for i, part in enumerate(logits):  # one at a time: a large image has many pixels
-        whole = torch.from_numpy(np.moveaxis(part, -1, 0)[None].astype(np.float32))
-        wide = F.interpolate(whole, (grid.h_px, grid.w_px), mode="bilinear", align_corners=False)
-        guess[i] = wide[0, :, :h, :w].argmax(dim=0).numpy()
-    found = confusion(items.target[test], guess, len(items.task.classes))
-    nothing: Array = np.full(n, np.nan)
-    return Probed(nothing, np.empty((n, 0)), strength, edge, found)
+    for i in range(n):  # one at a time: a large image has many pixels
+        total = torch.zeros(len(items.task.classes), h, w)
+        for group, grid in zip(logits, grids, strict=True):
+            cells = torch.from_numpy(np.moveaxis(group[i], -1, 0)[None].astype(np.float32))
+            size = (grid.h_px, grid.w_px)
+            wide = F.interpolate(cells, size, mode="bilinear", align_corners=False)
+            total += wide[0, :, :h, :w]
+        guess[i] = total.argmax(dim=0).numpy()
+    return confusion(items.target[test], guess, len(items.task.classes))
+
+
+def _probed(found: NDArray[np.int64], strength: float, edge: bool, emphasis: float = 1.0) -> Probed:
+    nothing: Array = np.full(len(found), np.nan)
+    return Probed(nothing, np.empty((len(found), 0)), strength, edge, found, emphasis)

@@ -1,13 +1,17 @@
-"""Features of a task's images: a frozen encoder's, or statistics of the bands as a floor."""
+"""Features of a task's images: a frozen encoder's beside statistics of the bands, or these alone as a floor.
+
+What an encoder gives comes in two groups, which a linear probe scales and weighs (:mod:`gfmsum.probe.fit`):
+mean and standard deviation over its patch tokens, and the statistics of the bands. A mean of tokens does not
+say how varied a place is, and no encoder need learn what an image's histogram tells anybody.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,13 +42,66 @@ class Grid:
 
 
 class Features(Protocol):
-    """From samples, and the indices of the training items, to numbers that a probe can be fitted on."""
+    """From samples, and the indices of the training images, to numbers that a probe can be fitted on."""
 
     def pooled(self, samples: Samples, train: Rows) -> Array:
         """One vector per image: float64 (n, k)."""
 
     def grid(self, samples: Samples, train: Rows) -> Grid:
         """One vector per cell of a grid that covers the image."""
+
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, ...]:
+        """Groups of numbers per image for a linear probe, which weighs the first against the rest."""
+
+    def grids(self, samples: Samples, train: Rows) -> tuple[Grid, ...]:
+        """The same per cell; each group has a grid of its own."""
+
+
+class OneGroup:
+    """Features in which nothing needs weighing."""
+
+    def vectors(self: Features, samples: Samples, train: Rows) -> tuple[Array, ...]:
+        """What :meth:`pooled` gives."""
+        return (self.pooled(samples, train),)
+
+    def grids(self: Features, samples: Samples, train: Rows) -> tuple[Grid, ...]:
+        """What :meth:`grid` gives."""
+        return (self.grid(samples, train),)
+
+
+class Kept:
+    """Features that are computed once for the same samples and training images, and held in memory."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self._known: dict[tuple[str, int, bytes], tuple[Samples, Any]] = {}
+
+    def _get(self, what: str, samples: Samples, train: Rows) -> Any:
+        key = what, id(samples), train.tobytes()
+        if key not in self._known:
+            # The samples are held, so that no others can get their number.
+            self._known[key] = samples, getattr(self.features, what)(samples, train)
+        return self._known[key][1]
+
+    def pooled(self, samples: Samples, train: Rows) -> Array:
+        """As the features give it."""
+        found: Array = self._get("pooled", samples, train)
+        return found
+
+    def grid(self, samples: Samples, train: Rows) -> Grid:
+        """As the features give it."""
+        found: Grid = self._get("grid", samples, train)
+        return found
+
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, ...]:
+        """As the features give them."""
+        found: tuple[Array, ...] = self._get("vectors", samples, train)
+        return found
+
+    def grids(self, samples: Samples, train: Rows) -> tuple[Grid, ...]:
+        """As the features give them."""
+        found: tuple[Grid, ...] = self._get("grids", samples, train)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +179,47 @@ class Encoded:
         self.encoder: Any = encoder.to(device).eval()
         self.device, self.batch, self.blocks = device, batch, blocks
         self._cache = cache or Cache()
+        self._statistics = Kept(BandStatistics())
         if blocks != 1:
             _depths(self.encoder, blocks)
 
     def pooled(self, samples: Samples, train: Rows) -> Array:
         """The mean patch token, or what else the encoder's ``embed`` gives: float64 (n, k)."""
+        if self._means:
+            return np.split(self._moments(samples, train), 2, axis=1)[0]
+        found = self._cache.get(
+            f"pooled {self.blocks}", samples, train, lambda: self._run(samples, train, self._embed)
+        )
+        return found.astype(np.float64)
 
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, Array]:
+        """Mean and standard deviation over patch tokens, float64 (n, 2 k), and the bands' statistics.
+
+        Others' encoders add what ``embed`` gives, unless that is the mean.
+        """
+        own = []
+        if self._means or hasattr(self.encoder, "forward_features"):
+            own.append(self._moments(samples, train))
+        if not self._means:
+            embedded = self.pooled(samples, train)
+            if not own or not np.allclose(embedded, own[0][:, : embedded.shape[1]], 1e-3, 1e-5):
+                own.insert(0, embedded)
+        return np.concatenate(own, axis=1), self._statistics.pooled(samples, train)
+
+    def _moments(self, samples: Samples, train: Rows) -> Array:
         def make() -> NDArray[np.float32]:
             tokens = self._cache.held(f"grid {self.blocks}", samples, train)
-            if tokens is None or not self._means:
-                return self._run(samples, train, self._embed)
-            return tokens.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+            if tokens is None:
+                return self._run(samples, train, self._mean_and_deviation)
+            both = [f(axis=(1, 2), dtype=np.float64) for f in (tokens.mean, tokens.std)]
+            return np.concatenate(both, axis=1).astype(np.float32)
 
-        found = self._cache.get(f"pooled {self.blocks}", samples, train, make)
+        found = self._cache.get(f"moments {self.blocks}", samples, train, make)
         return found.astype(np.float64)
+
+    def grids(self, samples: Samples, train: Rows) -> tuple[Grid, Grid]:
+        """Patch tokens where they belong, and the statistics of every pixel."""
+        return self.grid(samples, train), self._statistics.grid(samples, train)
 
     def grid(self, samples: Samples, train: Rows) -> Grid:
         """Patch tokens where they belong."""
@@ -168,10 +252,12 @@ class Encoded:
         return np.concatenate(rows)
 
     def _embed(self, x: Tensor, samples: Samples) -> Tensor:
-        if self.blocks == 1:
-            vectors: Tensor = self.encoder.embed(x, samples.bands, samples.gsd_m)
-            return vectors
-        return self._tokens(x, samples).mean(dim=(1, 2))
+        vectors: Tensor = self.encoder.embed(x, samples.bands, samples.gsd_m)
+        return vectors
+
+    def _mean_and_deviation(self, x: Tensor, samples: Samples) -> Tensor:
+        tokens = self._tokens(x, samples).flatten(1, 2)
+        return torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1)
 
     def _tokens(self, x: Tensor, samples: Samples) -> Tensor:
         if self.blocks == 1:
@@ -246,7 +332,7 @@ def _seen(encoder: nn.Module, count: int) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-class BandMeans:
+class BandMeans(OneGroup):
     """The mean of each band: what a scene's colour alone gives away. On a grid, the pixels themselves."""
 
     def pooled(self, samples: Samples, train: Rows) -> Array:
@@ -258,7 +344,7 @@ class BandMeans:
         return Grid(np.moveaxis(samples.pixels, 1, -1), *samples.pixels.shape[-2:])
 
 
-class BandStatistics:
+class BandStatistics(OneGroup):
     """Mean, standard deviation, 10th and 90th percentile of each band.
 
     On a grid: the pixel, and mean and standard deviation of the square of NEIGHBOURS_PX around it.
@@ -280,9 +366,3 @@ class BandStatistics:
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         found = np.concatenate([pixels, mean, deviation], axis=1)
         return Grid(np.moveaxis(found, 1, -1), *pixels.shape[-2:])
-
-
-BASELINES: Mapping[str, Features] = MappingProxyType(
-    {"band means": BandMeans(), "band statistics": BandStatistics()}
-)
-"""Floors that need no model."""

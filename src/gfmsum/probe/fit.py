@@ -4,20 +4,27 @@
 name       tasks              what is fitted
 =========  =================  =============================================================================
 knn        of whole images    mean of the 20 nearest training items by cosine; of all if there are fewer
-linear     all                L2 logistic or ridge regression on standardised features; for a label per
-                              pixel on patch tokens, bilinear between them
+linear     all                L2 logistic or ridge regression on the mean and deviation of patch tokens
+                              beside the bands' statistics; for a label per pixel on patch tokens, bilinear
+                              between them, beside the statistics of the pixel
+mean       all                the same on the mean patch token alone, which the field reports; for a label per
+                              pixel on patch tokens alone
 attentive  of whole images    one learned query that attends to the patch tokens
 layers     dense              three convolutions on the patch tokens
 finetune   all                the encoder too, its last block at a tenth of the head's learning rate
 =========  =================  =============================================================================
 
-For change, the absolute difference of two dates' tokens and both of them lie side by side.
+For change, the absolute difference of two dates' features and both of them lie side by side.
+
+A linear probe is fitted on groups of features. Each is standardised and divided by the root of its width, so
+that strength is per group and a wide one does not drown a narrow one; the first, an encoder's, is multiplied by
+one of EMPHASES, which is chosen on validation items together with the strength.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -29,21 +36,24 @@ from sklearn.neighbors import NearestNeighbors
 
 from gfmsum.data.sample import UNLABELLED, Labelled, Rows
 from gfmsum.probe.features import Features
-from gfmsum.probe.solve import logistic, ridge
+from gfmsum.probe.solve import Axes, logistic, ridge
 from gfmsum.probe.tasks import measure, measure_dense
 from gfmsum.records import Score, Task
 from gfmsum.sensors import unknown
 
 # log10 of the inverse regularisation, as first searched in whole steps: weaker ones cost most.
-GRID = (-5.0, 0.0)
-LIMITS = (-9.0, 6.0)  # how far the grid may grow when its edge wins
+GRID = (-1.0, 1.0)
+LIMITS = (-6.0, 6.0)  # how far the grid may grow when its edge wins
+EMPHASES = (0.1, 0.3, 1.0, 3.0)  # of the first group of features, where there are several
 NEIGHBOURS = 20
 _ABSENT = -30.0  # logit of a class that the training items do not hold
 
 type Array = NDArray[np.float64]
 type Fold = tuple[Rows, Rows, Rows]
-type Fits = Callable[[Sequence[float]], list[tuple[Array, float]]]
-"""From log10 strengths to the outputs and the validation loss at each."""
+type Groups = Sequence[NDArray[np.floating]]
+"""Features (n, k) of the same items, each with a k of its own."""
+type Fits[T] = Callable[[Sequence[float]], list[tuple[T, float]]]
+"""From log10 strengths to what was fitted and its validation loss at each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +67,16 @@ class Probed:
     )
     edge: bool  # whether the search ended at its limit
     confusions: NDArray[np.int64] | None = None  # (n, classes, classes) of dense tasks
+    emphasis: float = 1.0  # what the first of several groups of features was multiplied by
 
 
-def search(
-    fits: Fits,
+def search[T](
+    fits: Fits[T],
     grid: tuple[float, float] = GRID,
     limits: tuple[float, float] = LIMITS,
     step: float = 1.0,
-) -> tuple[Array, float, bool]:
-    """The outputs with the lowest validation loss over a grid that grows while its edge wins."""
+) -> tuple[T, float, bool]:
+    """What has the lowest validation loss over a grid that grows while its edge wins."""
     first = np.arange(grid[0], grid[1] + step / 2, step).tolist()
     tried = dict(zip(first, fits(first), strict=True))
     while True:
@@ -86,79 +97,151 @@ def finite(features: NDArray[Any], task: Task) -> None:
         )
 
 
-def standardise(x: NDArray[Any], train: NDArray[Any]) -> Array:
-    """Features with zero mean and unit variance over those of the training items."""
-    centre, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    return np.asarray((x - centre) / np.where(spread > 1e-12, spread, 1.0))
+def scale_of(shown: NDArray[np.floating]) -> tuple[Array, Array]:
+    """Centre and unit of each feature, (k,): with them ``shown`` has zero mean and, in all, unit variance."""
+    centre, spread = shown.mean(axis=0, dtype=np.float64), shown.std(axis=0, dtype=np.float64)
+    return centre, np.where(spread > 1e-12, spread, 1.0) * max(1, len(centre)) ** 0.5
+
+
+# Linear models of groups of features.
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A fitted linear model of features as they come."""
+
+    weights: tuple[Array, ...]  # (k, outputs) of each group
+    bias: Array  # (outputs,)
+    emphasis: float  # what the first group was multiplied by
+    strength: float  # inverse regularisation
+    edge: bool  # whether the search for it ended at its limit
+
+    def __call__(self, groups: Groups) -> Array:
+        """The outputs for some items: values, or logits of classes."""
+        parts = [x @ weight for x, weight in zip(groups, self.weights, strict=True)]
+        return np.asarray(sum(parts) + self.bias)
+
+
+def fit_line(
+    x: tuple[Groups, Groups],
+    target: tuple[NDArray[Any], NDArray[Any]],
+    task: Task,
+    shown: Groups | None = None,
+) -> Line:
+    """Ridge regression chosen by squared error, or L2 logistic regression by log loss.
+
+    Args:
+        x: features of training and of validation items.
+        target: values or class indices of both. A class that training does not hold is never answered.
+        task: decides between the two; a dense task has classes.
+        shown: what groups are standardised by, if not the training items.
+    """
+    widths = [group.shape[1] for group in x[0]]
+    scales = [scale_of(group) for group in shown or x[0]]
+    centre, unit = (np.concatenate(parts) for parts in zip(*scales, strict=True))
+    train, val = ((np.concatenate(part, axis=1) - centre) / unit for part in x)
+    emphases = EMPHASES if len(widths) > 1 else (1.0,)
+    factors = np.where(np.arange(len(unit)) < widths[0], np.array(emphases)[:, None], 1.0)
+    designs = [Axes.of(train * factor) for factor in factors]
+    values = task.kind == "regression"
+    solve, losses = (_ridge, _squared_errors) if values else (_logistic, _log_losses)
+    lost: list[dict[float, float]] = [{} for _ in emphases]  # of each, by exponent
+
+    def fits(exponents: Sequence[float]) -> list[tuple[tuple[float, Array, Array], float]]:
+        # Beyond a grid's edge only what was best there: most of it would be slow, and in vain.
+        going = [i for i, known in enumerate(lost) if _open(known, exponents)]
+        strengths = [10.0**exponent for exponent in exponents]
+        solved = solve([designs[i] for i in going], target[0], task, strengths)
+        found = []
+        for i, (weight, bias) in zip(going, solved, strict=True):
+            weight = weight * factors[i][:, None]
+            each = losses(val @ weight + bias[:, None], target[1]).tolist()
+            lost[i] |= zip(exponents, each, strict=True)
+            models = [(emphases[i], *model) for model in zip(weight, bias, strict=True)]
+            found.append(list(zip(models, each, strict=True)))
+        return [min(same, key=lambda one: one[1]) for same in zip(*found, strict=True)]
+
+    (emphasis, weight, bias), strength, edge = search(fits)
+    weight = weight / unit[:, None]
+    parts = np.split(weight, np.cumsum(widths)[:-1])
+    return Line(tuple(parts), bias - centre @ weight, emphasis, strength, edge)
+
+
+def _open(known: dict[float, float], exponents: Sequence[float]) -> bool:
+    """Whether losses are not known yet, or lowest next to one of the exponents."""
+    best = min(known, key=known.__getitem__, default=exponents[0])
+    return min(abs(best - exponent) for exponent in exponents) <= 1
+
+
+type Solved = list[tuple[Array, Array]]
+"""Weights (strengths, k, outputs) and biases (strengths, outputs) of each design."""
+
+
+def _ridge(designs: Sequence[Axes], target: Array, _: Task, strengths: Sequence[float]) -> Solved:
+    # Of values with unit variance, so that a strength means the same in any unit.
+    centre, spread = target.mean(), target.std() or 1.0
+    lines = [ridge(axes, (target - centre) / spread, strengths) for axes in designs]
+    return [(w[:, :, None] * spread, b[:, None] * spread + centre) for w, b in lines]
+
+
+def _squared_errors(outputs: Array, target: Array) -> Array:
+    return np.asarray(((outputs[:, :, 0] - target) ** 2).mean(axis=1))
+
+
+def _logistic(
+    designs: Sequence[Axes], labels: NDArray[Any], task: Task, strengths: Sequence[float]
+) -> Solved:
+    held, known = np.unique(labels, return_inverse=True)
+    found = []
+    for model in logistic(designs, known, strengths):
+        weight = np.zeros((*model.weight.shape[:2], len(task.classes)))
+        bias = np.full((len(strengths), len(task.classes)), _ABSENT)
+        weight[:, :, held], bias[:, held] = model.weight, model.bias
+        found.append((weight, bias))
+    return found
+
+
+def _log_losses(outputs: Array, labels: NDArray[Any]) -> Array:
+    chances = log_softmax(outputs, axis=2)
+    return np.asarray(-chances[:, np.arange(len(labels)), labels].mean(axis=1))
 
 
 # Probes of whole images.
 
 
 def linear(features: Array, target: NDArray[Any], fold: Fold, task: Task) -> Probed:
-    """L2 logistic regression, by validation log loss, or ridge regression, by validation squared error.
+    """A linear probe on one group of features.
 
     Args:
         features: (n, k), of all items.
         target: (n,) class indices or values.
         fold: indices of the training, validation and test items.
-        task: decides between the two.
+        task: decides between logistic and ridge regression.
     """
+    return weighed((features,), target, fold, task)
+
+
+def weighed(
+    groups: Groups, target: NDArray[Any], fold: Fold, task: Task, images: Rows | None = None
+) -> Probed:
+    """A linear probe on several groups of features, standardised over ``images``, or training items if None."""
     train, val, test = fold
-    x = standardise(features, features[train])
+
+    def of(rows: Rows) -> Groups:
+        return [group[rows] for group in groups]
+
+    line = fit_line(
+        (of(train), of(val)),
+        (target[train], target[val]),
+        task,
+        None if images is None else of(images),
+    )
+    outputs = line(of(test))
     if task.kind == "regression":
-        outputs, strength, edge = search(_ridge(x, target, fold))
-        return Probed(outputs[:, 0], np.empty((len(test), 0)), strength, edge)
-    fits = log_losses((x[train], x[val], x[test]), (target[train], target[val]), len(task.classes))
-    outputs, strength, edge = search(fits)
-    return Probed(outputs.argmax(axis=1).astype(np.float64), outputs, strength, edge)
-
-
-def _ridge(x: Array, target: Array, fold: Fold) -> Fits:
-    train, val, test = fold
-    centre, spread = target[train].mean(), target[train].std() or 1.0
-
-    def fits(exponents: Sequence[float]) -> list[tuple[Array, float]]:
-        strengths = [10.0**exponent for exponent in exponents]
-        weight, bias = ridge(x[train], (target[train] - centre) / spread, strengths)
-        guess, checked = ((x[part] @ weight.T + bias) * spread + centre for part in (test, val))
-        losses = ((checked - target[val][:, None]) ** 2).mean(axis=0)
-        return [
-            (column[:, None], float(loss)) for column, loss in zip(guess.T, losses, strict=True)
-        ]
-
-    return fits
-
-
-def log_losses(
-    x: tuple[Array, Array, Array], labels: tuple[NDArray[Any], NDArray[Any]], classes: int
-) -> Fits:
-    """Logistic regressions on training features, judged by the log loss on validation features.
-
-    Args:
-        x: features of training, validation and test items.
-        labels: of training and validation items. A class that training does not hold is never answered.
-        classes: how many the outputs are for.
-    """
-    held, train = np.unique(labels[0], return_inverse=True)
-    val = labels[1].astype(np.int64)
-
-    def fits(exponents: Sequence[float]) -> list[tuple[Array, float]]:
-        model, found = logistic(x[0], train, [10.0**e for e in exponents]), []
-        for checked, tested in zip(model.logits(x[1]), model.logits(x[2]), strict=True):
-            chances = log_softmax(_spread(checked, held, classes), axis=1)
-            loss = -chances[np.arange(len(val)), val].mean()
-            found.append((_spread(tested, held, classes), float(loss)))
-        return found
-
-    return fits
-
-
-def _spread(logits: Array, held: NDArray[Any], classes: int) -> Array:
-    """Logits of the classes that training holds among those of all."""
-    out = np.full((len(logits), classes), _ABSENT)
-    out[:, held.astype(np.int64)] = logits
-    return out
+        nothing = np.empty((len(test), 0))
+        return Probed(outputs[:, 0], nothing, line.strength, line.edge, emphasis=line.emphasis)
+    guess = outputs.argmax(axis=1).astype(np.float64)
+    return Probed(guess, outputs, line.strength, line.edge, emphasis=line.emphasis)
 
 
 def knn(features: Array, target: NDArray[Any], fold: Fold, task: Task) -> Probed:
@@ -176,23 +259,34 @@ def knn(features: Array, target: NDArray[Any], fold: Fold, task: Task) -> Probed
 # All probes behind one door.
 
 
-def _on_vectors(
-    fit: Callable[[Array, NDArray[Any], Fold, Task], Probed],
-) -> Callable[[Features, Labelled, Fold, int], Probed]:
-    def probed(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
-        rows = features.pooled(items.samples, fold[0])
-        finite(rows, items.task)
-        return fit(rows, items.target, fold, items.task)
-
-    return probed
+def _knn(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
+    rows = features.pooled(items.samples, items.images_of(fold[0]))
+    finite(rows, items.task)
+    return knn(rows, items.target, fold, items.task)
 
 
 def _linear(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
-    from gfmsum.probe.dense import dense_linear
+    from gfmsum.probe.dense import dense_linear, groups_of
 
+    images = items.images_of(fold[0])
     if items.task.dense:
-        return dense_linear(features, items, fold, seed)
-    return _on_vectors(linear)(features, items, fold, seed)
+        return dense_linear(groups_of(features, items, images), items, fold, seed)
+    return _on(features.vectors(items.samples, images), items, fold)
+
+
+def _mean(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
+    from gfmsum.probe.dense import cells_of, dense_linear
+
+    images = items.images_of(fold[0])
+    if items.task.dense:
+        return dense_linear((cells_of(features, items, images),), items, fold, seed)
+    return _on((features.pooled(items.samples, images),), items, fold)
+
+
+def _on(groups: tuple[Array, ...], items: Labelled, fold: Fold) -> Probed:
+    for group in groups:
+        finite(group, items.task)
+    return weighed(groups, items.target, fold, items.task, items.images_of(fold[0]))
 
 
 def _trained(name: str) -> Callable[[Features, Labelled, Fold, int], Probed]:
@@ -219,31 +313,13 @@ class Probe:
 PROBES: Mapping[str, Probe] = MappingProxyType(
     {
         "linear": Probe((*WHOLE, *DENSE), _linear),
-        "knn": Probe(WHOLE, _on_vectors(knn)),
+        "mean": Probe((*WHOLE, *DENSE), _mean),
+        "knn": Probe(WHOLE, _knn),
         "attentive": Probe(WHOLE, _trained("attentive")),
         "layers": Probe(DENSE, _trained("layers")),
         "finetune": Probe((*WHOLE, *DENSE), _trained("finetune")),
     }
 )
-
-
-def few(items: Labelled, shots: int, seed: int) -> Labelled:
-    """The same items with fewer labels to train and to validate on: ``shots`` per class, drawn at random.
-
-    Of regression and dense tasks ``shots`` items in all. A class that has fewer gives all it has. Test items
-    stay, and so do the statistics for normalisation only if they are drawn: few labels are few images.
-    """
-    rng = np.random.default_rng([seed, shots])
-
-    def draw(rows: Rows) -> Rows:
-        if items.task.kind != "classification":
-            return np.sort(rng.permutation(rows)[:shots])
-        labels = items.target[rows]
-        chosen = [rng.permutation(rows[labels == label])[:shots] for label in np.unique(labels)]
-        return np.sort(np.concatenate(chosen))
-
-    folds = tuple((draw(train), draw(val), test) for train, val, test in items.folds)
-    return replace(items, folds=folds)
 
 
 def probe(

@@ -1,29 +1,70 @@
-"""L2-regularised linear models for a whole grid of strengths at once.
+"""L2-regularised linear models for a whole grid of strengths, and several scalings of the features, at once.
 
-Of logistic regression, all strengths share their features, so one matrix product serves all of them; each has
-its own L-BFGS memory and step. The problem is turned into the principal axes of the training features, where
-the curvature of the logistic loss is bounded by a diagonal (Böhning 1992), and scaled by that bound: what makes
-ill-conditioned features slow elsewhere is gone before the first step.
+Features are turned into their principal axes first. There ridge regression is a division, and of logistic
+regression the curvature is bounded by a diagonal (Böhning 1992): scaled by that bound, what makes
+ill-conditioned features slow elsewhere is gone before the first step. There are no more axes than items, so few
+items make small problems however many features there are. All problems share their steps in lockstep; each has
+its own L-BFGS memory and step length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-MEMORY = 10  # pairs of steps and gradients that L-BFGS remembers
+MEMORY = 5  # pairs of steps and gradients that L-BFGS remembers
 MOST_STEPS = 1000
 TOLERANCE = 1e-5  # of the gradient's norm, beside that at the start
-STALLED, WINDOW = 5e-6, 10  # share by which an objective must fall within so many steps
-NOISE = 1e-6  # of an objective: rounding in single precision is a tenth of it
+WINDOW = 10  # steps within which an objective must fall by a share, see Precision
 ARMIJO = 1e-4  # share of the promised decrease that a step must deliver
+HALVES = np.array([-0.5, 0.5])  # a difference of two classes, shared out among them
+SMALL = 2**16  # numbers in the features: with no more, double precision costs nothing
 
 type Array = NDArray[np.float64]
 type Rows = NDArray[np.int64]
 type Cost = Callable[[Array, Rows], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How exactly objectives are computed, and so how far they can be followed down."""
+
+    dtype: type[np.floating]
+    noise: float  # share of an objective that rounding may add
+    stalled: float  # share that it must fall by within WINDOW steps
+
+
+SINGLE = Precision(np.float32, 1e-6, 1e-5)
+DOUBLE = Precision(np.float64, 1e-13, 1e-7)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Features in their principal axes: r of them, as many as features, or as items if these are fewer."""
+
+    z: Array  # (n, r), of zero mean
+    power: Array  # (r,), sums of squares of the columns of z
+    turn: Array  # (k, r), from features to axes; a column of zeros for an axis without power
+    centre: Array  # (k,)
+
+    @classmethod
+    def of(cls, x: Array) -> Axes:
+        """From features (n, k), in time of n k min(n, k)."""
+        centre = x.mean(axis=0)
+        moved = x - centre
+        n, k = x.shape
+        if k <= n:
+            power, turn = np.linalg.eigh(moved.T @ moved)
+            return cls(moved @ turn, np.maximum(power, 0), turn, centre)
+        power, left = np.linalg.eigh(moved @ moved.T)
+        # Below this, an axis is rounding.
+        size = np.where(power > 1e-12 * power[-1], np.sqrt(np.maximum(power, 0)), 0)
+        turn = moved.T @ (left / np.where(size > 0, size, np.inf))
+        return cls(left * size, size**2, turn, centre)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,76 +79,109 @@ class Logistic:
         return np.asarray(x @ self.weight + self.bias[:, None])
 
 
-def ridge(x: Array, values: Array, strengths: Sequence[float]) -> tuple[Array, Array]:
+def ridge(axes: Axes, values: Array, strengths: Sequence[float]) -> tuple[Array, Array]:
     """Minimise, for each C in ``strengths``, C times the sum of squared errors plus the squared weights.
 
     The bias is not penalised.
 
     Args:
-        x: (n, k) features.
+        axes: of features (n, k).
         values: (n,).
         strengths: inverse regularisation, each above 0.
 
     Returns:
         Weights (strengths, k) and biases (strengths,).
     """
-    centre, middle = x.mean(axis=0), values.mean()
-    left, power, axes = np.linalg.svd(x - centre, full_matrices=False)
-    seen = left.T @ (values - middle)
-    shrunk = power / (power**2 + 1 / np.asarray(strengths, np.float64)[:, None])
-    weight = (shrunk * seen) @ axes
-    return weight, middle - weight @ centre
+    middle = values.mean()
+    seen = axes.z.T @ (values - middle)
+    shrunk = seen / (axes.power + 1 / np.asarray(strengths, np.float64)[:, None])
+    weight = shrunk @ axes.turn.T
+    return weight, middle - weight @ axes.centre
 
 
-def logistic(x: Array, labels: Rows, strengths: Sequence[float]) -> Logistic:
+def logistic(designs: Sequence[Axes], labels: Rows, strengths: Sequence[float]) -> list[Logistic]:
     """Minimise, for each C in ``strengths``, C times the sum of log losses plus half the squared weights.
 
     The bias is not penalised; two classes are counted as one weight vector. This is the objective of
     scikit-learn's LogisticRegression.
 
     Args:
-        x: (n, k) features.
+        designs: axes of features (n, k): one or more sets of features of the same items, of one width.
         labels: (n,) class indices, 0 to classes - 1, at least two classes.
         strengths: inverse regularisation, each above 0.
+
+    Returns:
+        The models of each design.
     """
-    n, k = x.shape
+    n, r = designs[0].z.shape
     classes = int(labels.max()) + 1
-    centre = x.mean(axis=0)
-    power, axes = np.linalg.eigh((x - centre).T @ (x - centre))
-    # Single precision where the work is: its noise lies far below what a step must gain.
-    z = np.concatenate([(x - centre) @ axes, np.ones((n, 1))], axis=1).astype(np.float32)
-    # Mean losses, so that all strengths have gradients of one size.
-    penalty = (1 + (classes == 2)) / (n * np.asarray(strengths, np.float64))[:, None]
-    penalty = np.concatenate([np.repeat(penalty, k, axis=1), 0 * penalty], axis=1)
-    bound = np.append(np.maximum(power, 0), n) / (2 * n)
-    scale = (1 / np.sqrt(bound + penalty + 1e-12))[:, None]  # (strengths, 1, k + 1)
-    penalty = penalty[:, None]
+    # Mean losses, so that all strengths have gradients of one size. The bias comes last.
+    pull = 1 / (n * np.asarray(strengths, np.float64))
+    penalty = np.tile(np.append(np.ones(r), 0) * pull[:, None], (len(designs), 1))
+    # Of two classes, only what one has more than the other is sought.
+    sought = classes if classes > 2 else 1
+    power = np.stack([np.append(axes.power, n) for axes in designs]) / (
+        (2 if sought > 1 else 4) * n
+    )
+    scale = 1 / np.sqrt(np.repeat(power, len(strengths), axis=0) + penalty + 1e-12)
+    # Where classes come apart the loss all but vanishes, and single precision sees no way down.
+    precision = DOUBLE if n * r <= SMALL else SINGLE
+    z = np.stack([np.append(axes.z, np.ones((n, 1)), axis=1) for axes in designs])
+    cost = _cost(z.astype(precision.dtype), labels, penalty[:, None], scale[:, None])
+    u = _minimise(cost, np.zeros((len(penalty), sought, r + 1)), precision) * scale[:, None]
+    w = u.swapaxes(1, 2) if sought > 1 else u.swapaxes(1, 2) * HALVES
+    w = w.reshape(len(designs), len(strengths), r + 1, classes)
+    found = []
+    for axes, each in zip(designs, w, strict=True):
+        weight = axes.turn @ each[:, :-1]
+        found.append(Logistic(weight, each[:, -1] - axes.centre @ weight))
+    return found
+
+
+def _cost(z: NDArray[np.floating], labels: Rows, penalty: Array, scale: Array) -> Cost:
+    """The objectives (a,) of some problems, and their slopes, at scaled weights (a, classes or 1, r + 1).
+
+    Args:
+        z: of designs, (designs, n, r + 1), the last column for the bias.
+        labels: (n,).
+        penalty, scale: (problems, 1, r + 1), a design's problems one after the other.
+    """
+    designs, n, width = z.shape
+    starts = np.arange(designs + 1) * (len(penalty) // designs)
     items = np.arange(n)
 
     def cost(u: Array, active: Rows) -> tuple[Array, Array]:
-        """The objectives (a,) and gradients (a, classes, k + 1) of scaled weights."""
         w = u * scale[active]
-        logits = (w.reshape(-1, k + 1).astype(np.float32) @ z.T).reshape(len(active), classes, n)
+        sought = w.shape[1]
+        thin = w.reshape(-1, width).astype(z.dtype)
+        ends = np.searchsorted(active, starts) * sought
+        parts = [slice(*pair) for pair in pairwise(ends.tolist())]
+        logits = np.concatenate([thin[p] @ x.T for p, x in zip(parts, z, strict=True)])
+        logits = logits.reshape(len(active), sought, n)
+        if sought == 1:
+            logits = logits * HALVES[:, None].astype(z.dtype)
         logits -= logits.max(axis=1, keepdims=True)
-        chance = np.exp(logits)
+        right = logits[:, labels, items]
+        chance = np.exp(logits, out=logits)
         total = chance.sum(axis=1)
-        loss = (np.log(total) - logits[:, labels, items]).mean(axis=1, dtype=np.float64)
+        loss = (np.log(total) - right).mean(axis=1, dtype=np.float64)
         chance /= total[:, None]
         chance[:, labels, items] -= 1
-        slope = (chance.reshape(-1, n) @ z).reshape(w.shape) / n
+        if sought == 1:
+            chance = (HALVES @ chance).astype(z.dtype)
+        rows = chance.reshape(-1, n)
+        slope = np.concatenate([rows[p] @ x for p, x in zip(parts, z, strict=True)])
         pull = penalty[active] * w
-        return loss + 0.5 * _dot(pull, w), (slope + pull) * scale[active]
+        return loss + 0.5 * _dot(pull, w), (slope.reshape(w.shape) / n + pull) * scale[active]
 
-    w = _minimise(cost, np.zeros((len(strengths), classes, k + 1))) * scale
-    weight = axes @ w[..., :-1].swapaxes(1, 2)
-    return Logistic(weight, w[..., -1] - centre @ weight)
+    return cost
 
 
-def _minimise(cost: Cost, start: Array) -> Array:
+def _minimise(cost: Cost, start: Array, precision: Precision) -> Array:
     """L-BFGS on independent problems side by side, without those that have arrived."""
     u, active = start.copy(), np.arange(len(start))
     value, slope = cost(u, active)
-    first = _norm(slope)
+    first = np.maximum(_norm(slope), 1e-12)
     before = [np.full(len(start), np.inf)] * WINDOW  # objectives, the oldest first
     steps: list[Array] = []
     turns: list[Array] = []
@@ -122,7 +196,7 @@ def _minimise(cost: Cost, start: Array) -> Array:
         trial = u[active] + length[:, None, None] * direction
         reached, leaning = cost(trial, active)
         for _ in range(30):
-            bad = reached > value * (1 + NOISE) + ARMIJO * length * descent
+            bad = reached > value * (1 + precision.noise) + ARMIJO * length * descent
             if not bad.any():
                 break
             length[bad] /= 2
@@ -132,8 +206,8 @@ def _minimise(cost: Cost, start: Array) -> Array:
         turns.append(leaning - slope)
         before = [*before[1:], value]
         u[active], value, slope = trial, reached, leaning
-        going = _norm(slope) > TOLERANCE * np.maximum(first[active], 1e-12)
-        going &= before[0] - value > STALLED * value
+        going = _norm(slope) > TOLERANCE * first[active]
+        going &= before[0] - value > precision.stalled * value
         if not going.any():
             break
         active, value, slope = active[going], value[going], slope[going]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 from gfmsum.data.modules import Statistics
 from gfmsum.data.sample import Labelled, Rows, Samples
 from gfmsum.model.encoder import Encoder
-from gfmsum.probe.features import Array, Encoded, Features, Grid, whole_patches
+from gfmsum.probe.features import (
+    Array,
+    BandStatistics,
+    Encoded,
+    Features,
+    Grid,
+    whole_patches,
+)
 
 SAME_DEGREE = 1e-5  # places that lie within about a metre of each other are one
 
@@ -74,10 +82,17 @@ class _Whole:
         """Raises ValueError: views of two sensors have no common grid."""
         raise ValueError("views of several sensors have no common grid; use a task of whole images")
 
+    def grids(self, samples: Samples, train: Rows) -> tuple[Grid, ...]:
+        """Raises ValueError, as :meth:`grid` does."""
+        return (self.grid(samples, train),)
+
 
 @dataclass(frozen=True, slots=True)
 class Across(_Whole):
-    """Test items as another sensor sees them, the others as the task's own does."""
+    """Test items as another sensor sees them, the others as the task's own does.
+
+    Only what an encoder gives can cross over: statistics of one sensor's bands are not those of another's.
+    """
 
     features: Features
     items: Labelled
@@ -85,9 +100,22 @@ class Across(_Whole):
 
     def pooled(self, samples: Samples, train: Rows) -> Array:
         """Float64 (n, k)."""
-        own = self.features.pooled(samples, train).copy()
-        (test,) = (test for rows, _, test in self.items.folds if np.array_equal(rows, train))
-        own[test] = self.features.pooled(self.others, train)[test]
+        return self._crossed(samples, train, lambda shown: self.features.pooled(shown, train))
+
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, ...]:
+        """The first group alone, what the encoder gives: float64 (n, k)."""
+        return (
+            self._crossed(samples, train, lambda shown: self.features.vectors(shown, train)[0]),
+        )
+
+    def _crossed(self, samples: Samples, train: Rows, see: Callable[[Samples], Array]) -> Array:
+        (test,) = (
+            test
+            for rows, _, test in self.items.folds
+            if np.array_equal(self.items.images_of(rows), train)
+        )
+        own = see(samples).copy()
+        own[test] = see(self.others)[test]
         return own
 
 
@@ -101,6 +129,11 @@ class SideBySide(_Whole):
         """Float64 (n, k of all)."""
         found = [part.pooled(own or samples, train) for part, own in self.parts]
         return np.concatenate(found, axis=1)
+
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, ...]:
+        """Each group of all views side by side."""
+        found = [part.vectors(own or samples, train) for part, own in self.parts]
+        return tuple(np.concatenate(group, axis=1) for group in zip(*found, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +175,8 @@ class Together(_Whole):
                 ]
                 rows.append(encoder.embed_together(shown).float().cpu().numpy())
         return np.concatenate(rows).astype(np.float64)
+
+    def vectors(self, samples: Samples, train: Rows) -> tuple[Array, Array]:
+        """The mean over all tokens, and the statistics of all views' bands."""
+        views = [BandStatistics().pooled(view, train) for view in (samples, *self.others)]
+        return self.pooled(samples, train), np.concatenate(views, axis=1)

@@ -14,6 +14,7 @@
   margin=0.01           utility within which arms count as equal; 0.01 is one point
   confidence=0.95       of the intervals
   contrasts=substitution+addition+dilution    those to judge; default all three
+  tasks=a+b             tasks that an arm's utility is the mean over; default all of the target's
   recorded=HEX          the design's fingerprint as written down before the runs
   json=PATH             where to write the verdict
 
@@ -31,6 +32,8 @@ Columns of SCORES, one row per run and task; others are ignored:
   ceiling    number  the metric's value that is utility 1; both the same in all rows of a task
   utility    number  optional: (value - floor) / (ceiling - floor)
   n_test     number  optional: test items
+  labels     number  optional: that the probe was fitted on, 0 for all; the report groups rows of one
+                     task, whose names are TASK and, with 10 labels, TASK@10
   sees       text    optional: sensors the run was pretrained on, like s1+s2. With it, runs of other
                      sensors and of other mixes may stand in the table, for all that needs them
   samples    number  optional: distinct samples that the run was pretrained on
@@ -51,8 +54,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gfmsum.sensors import unknown
 from gfmsum.verdict.design import CONTRASTS, Design
@@ -60,9 +64,11 @@ from gfmsum.verdict.tables import read_all
 from gfmsum.words import command, read_number
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gfmsum.verdict.panel import Distances
 
-OPTIONS = ("target", "mix", "margin", "confidence", "contrasts", "recorded", "json")
+OPTIONS = ("target", "mix", "margin", "confidence", "contrasts", "tasks", "recorded", "json")
 
 
 def read_designs(values: Mapping[str, str]) -> list[Design]:
@@ -79,11 +85,28 @@ def read_designs(values: Mapping[str, str]) -> list[Design]:
     for name in names:
         if name not in known:
             raise ValueError(unknown("contrast", name, known))
-    numbers = {
+    numbers: dict[str, Any] = {
         key: read_number(key, values[key], 1) for key in ("margin", "confidence") if key in values
     }
     contrasts = tuple(known[name] for name in names)
     return [Design(target, mix, contrasts=contrasts, **numbers) for target in targets]
+
+
+def with_tasks(
+    designs: Sequence[Design], names: Sequence[str], scores: pd.DataFrame
+) -> list[Design]:
+    """The designs, each with those of the named tasks that are its target's."""
+    held = {d.target: set(scores.loc[scores["sensor"] == d.target, "task"]) for d in designs}
+    for name in names:
+        if name not in (known := set[str]().union(*held.values())):
+            raise ValueError(unknown("task", name, known))
+    named = {target: tuple(n for n in names if n in tasks) for target, tasks in held.items()}
+    for target, tasks in named.items():
+        if held[target] and not tasks:
+            raise ValueError(
+                f"tasks={'+'.join(names)} names none of {target}; add one, or leave it out"
+            )
+    return [replace(design, tasks=named[design.target]) for design in designs]
 
 
 def far_apart(mix: Sequence[str]) -> Distances:
@@ -111,6 +134,8 @@ def answer(files: Sequence[str], values: Mapping[str, str]) -> str:
     for design in designs:
         if design.target not in sensors and values["target"] != "all":
             raise ValueError(unknown("target", design.target, sensors))
+    if "tasks" in values:
+        designs = with_tasks(designs, values["tasks"].split("+"), scores)
     from gfmsum.verdict.judging import judge
     from gfmsum.verdict.text import panel_table, table
 

@@ -12,7 +12,7 @@ from gfmsum.records import Role, fingerprint, plain
 from gfmsum.sensors import unknown
 
 EXACT = 1e-12  # utilities nearer than this are the same number
-CHANGED = "contrasts or margin were changed after the runs"
+CHANGED = "tasks, contrasts or margin were changed after the runs"
 
 
 class Kind(StrEnum):
@@ -73,6 +73,9 @@ class Design:
     margin: float = 0.01  # utility; a difference surely within ± margin is equal
     confidence: float = 0.95
     contrasts: tuple[Contrast, ...] = CONTRASTS
+    tasks: tuple[
+        str, ...
+    ] = ()  # an arm's utility is the mean over these; all that were scored if none
 
     def __post_init__(self) -> None:
         names = [contrast.name for contrast in self.contrasts]
@@ -88,6 +91,10 @@ class Design:
             )
         if len(set(names)) != len(names) or "substitution" not in names:
             raise ValueError(f"contrasts {names} must be unique and hold 'substitution'; add it")
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(
+                f"tasks {self.tasks} must name each task once, or one would count twice"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +104,8 @@ class Design:
             for c in self.contrasts
         }
         numbers = [float(self.margin), float(self.confidence)]
-        return fingerprint([self.target, sorted(self.mix), *numbers, contrasts])
+        tasks = [sorted(self.tasks)] if self.tasks else []
+        return fingerprint([self.target, sorted(self.mix), *numbers, contrasts, *tasks])
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ def read(
 ) -> tuple[pd.DataFrame, Measured]:
     """The scores of the design's runs on its target, checked, and all of them as matrices."""
     own = of_design(scores[scores["sensor"] == design.target], design)
+    if missing := [task for task in design.tasks if task not in set(own["task"])]:
+        raise ValueError(
+            f"no score of task {missing[0]!r}, which the design names; probe every run on it, or judge by a "
+            "design without it and say so"
+        )
     for task, rows in own.groupby("task"):
         ends = rows[["floor", "ceiling"]].drop_duplicates()
         if len(ends) > 1:
@@ -292,6 +297,7 @@ def _task(name: str, rows: pd.DataFrame, clusters: int) -> dict[str, Any]:
     """A task's raw metric, mean over replicates, of every arm and baseline."""
     raw = {str(arm): float(value) for arm, value in rows.groupby("arm")["value"].mean().items()}
     roles = [arm.value for arm in Role if arm in raw]
+    labels = rows["labels"].iloc[0] if "labels" in rows else math.nan
     return {
         "task": name,
         "metric": str(rows["metric"].iloc[0]),
@@ -301,6 +307,7 @@ def _task(name: str, rows: pd.DataFrame, clusters: int) -> dict[str, Any]:
         "clusters": clusters or None,
         "means": {arm: _finite(raw[arm]) for arm in [*roles, *sorted(set(raw) - set(roles))]},
         "substitution": _finite(raw["mix"] - raw["solo"]),
+        "labels": int(labels) if math.isfinite(labels) else None,
     }
 
 

@@ -63,11 +63,16 @@ class Panel:
 class _Utilities:
     """Mean over a target's tasks, by what each run was pretrained on."""
 
-    def __init__(self, scores: pd.DataFrame, targets: Collection[str], mix: Sequence[str]) -> None:
-        whole = {str(Role.MIX): together(mix), str(Role.FLOOR): ""}
+    def __init__(self, scores: pd.DataFrame, designs: Sequence[Design]) -> None:
+        whole = {str(Role.MIX): together(designs[0].mix), str(Role.FLOOR): ""}
         self._runs: dict[tuple[str, str, str], dict[Any, list[float]]] = {}
         self._own: dict[str, dict[int, dict[Any, list[float]]]] = {}
-        rows = scores[scores["arm"].isin(list(Role)) & scores["sensor"].isin(list(targets))]
+        counted = [
+            (scores["sensor"] == design.target)
+            & (scores["task"].isin(design.tasks) if design.tasks else True)
+            for design in designs
+        ]
+        rows = scores[scores["arm"].isin(list(Role)) & np.logical_or.reduce(counted)]
         tasks = rows.groupby("sensor")["task"].nunique()
         sees = rows["sees"] if "sees" in rows else [None] * len(rows)
         samples = rows["samples"] if "samples" in rows else [math.nan] * len(rows)
@@ -132,7 +137,7 @@ def judge_all(
             can be judged.
     """
     first = _check(designs)
-    utilities = _Utilities(scores, [design.target for design in designs], first.mix)
+    utilities = _Utilities(scores, designs)
     measured, own, absent = dict[str, Measured](), dict[str, Any](), dict[str, str]()
     for design in designs:
         try:
@@ -203,9 +208,8 @@ def _check(designs: Sequence[Design]) -> Design:
     if not targets or len(set(targets)) != len(targets):
         raise ValueError(f"targets {targets} must be unique and one at least; give one design each")
     for design in designs:
-        if replace(design, target=targets[0], mix=designs[0].mix) != designs[0] or (
-            together(design.mix) != together(designs[0].mix)
-        ):
+        same = replace(design, target=targets[0], mix=designs[0].mix, tasks=designs[0].tasks)
+        if same != designs[0] or (together(design.mix) != together(designs[0].mix)):
             raise ValueError(
                 f"the designs of {targets[0]} and {design.target} differ in more than the target; "
                 "give both the same mix, margin, confidence and contrasts"

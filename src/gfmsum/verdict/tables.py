@@ -33,7 +33,9 @@ def read_tables(
     elif predictions is not None and predictions.is_dir():
         predictions /= "predictions.parquet"
     numbers = ("value", "floor", "ceiling")
-    rows = _read(scores, ("arm", "replicate", "sensor", "task", "metric"), numbers, ("utility",))
+    rows = _read(
+        scores, ("arm", "replicate", "sensor", "task", "metric"), numbers, ("utility", "labels")
+    )
     utility = (rows["value"] - rows["floor"]) / (rows["ceiling"] - rows["floor"])
     if "utility" not in rows:
         rows["utility"] = utility

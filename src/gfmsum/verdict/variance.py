@@ -109,7 +109,7 @@ def _codes(
 
 
 def of_design(rows: pd.DataFrame, design: Design) -> pd.DataFrame:
-    """The rows of the design's own runs, and of the baselines.
+    """The rows of the design's own runs on its tasks, and of the baselines.
 
     Without a column ``sees`` every run is one of the design; with it, those pretrained on other
     sensors are left out. The own-only curve's points between share and solo are no arm.
@@ -117,6 +117,8 @@ def of_design(rows: pd.DataFrame, design: Design) -> pd.DataFrame:
     import pandas as pd
 
     keep = rows["arm"] != Role.OWN
+    if design.tasks:
+        keep &= rows["task"].isin(design.tasks)
     if "sees" in rows:
         # A share arm whose mix lacks the target has seen nothing: it is the floor.
         alone = design.target if design.target in design.mix else ""

@@ -153,7 +153,7 @@ class Labels(ABC):
             caveat = f"{caveat} {thinned}".strip()
         return Task(
             self.name, self.physics.sensor.name, self.kind, self.metric, self._floor, 1.0,
-            self._classes(), caveat, clustered=self.located,
+            self._classes(), caveat, clustered=self.located, train=len(self._rows["train"]),
         )  # fmt: skip
 
     @property
