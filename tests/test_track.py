@@ -5,6 +5,7 @@ An offline run is a file in LevelDB's log format, read back here with wandb's ow
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,20 @@ def messages(path: Path) -> Iterator[bytes]:
             yield whole
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, within_s: float = 60.0) -> dict[str, Any]:
+    """What an offline run holds, once its service has written the end, which may be after the run's."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            found = records(path)
+        except (AssertionError, struct.error):  # half of a record
+            found = {}
+        if "exit" in found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def records(path: Path) -> dict[str, Any]:
     from wandb.proto import wandb_internal_pb2
 
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}}

@@ -59,7 +59,7 @@ def test_any_image_size_and_one_vector_per_image() -> None:
     for h, w in ((16, 16), (32, 48), (64, 64)):
         x = torch.randn(2, 2, h, w)
         tokens = encoder.forward_features(x, S1.bands)
-        assert tokens.shape == (2, h * w // 16, 128)
+        assert tokens.shape == (2, h * w // 16, TINY.width)
         torch.testing.assert_close(encoder.embed(x, S1.bands), tokens.mean(1))
 
 

@@ -156,7 +156,7 @@ def other_weights(folder: Path) -> None:
     """Of another architecture, with a digest that fits."""
     import hashlib
 
-    other = MaskedAutoencoder(replace(TINY, width=64)).encoder.state_dict()
+    other = MaskedAutoencoder(replace(TINY, width=96)).encoder.state_dict()
     save_file(other, folder / "encoder.safetensors")
     digest = hashlib.sha256((folder / "encoder.safetensors").read_bytes()).hexdigest()
     edit(lambda config: config.update(sha256=digest))(folder)
@@ -241,9 +241,9 @@ def test_a_backbone_gives_maps_of_patches(exported: Path) -> None:
     encoder = load_encoder(exported)
     x = torch.randn(2, 2, 32, 48)
     backbone = gfmsum_encoder(exported, sensor="s1", out_indices=(0, 2, -1))
-    assert backbone.out_channels == [128, 128, 128] and backbone.patch_size == 4
+    assert backbone.out_channels == [TINY.width] * 3 and backbone.patch_size == 4
     maps = backbone(x)
-    assert [tuple(m.shape) for m in maps] == [(2, 128, 8, 12)] * 3
+    assert [tuple(m.shape) for m in maps] == [(2, TINY.width, 8, 12)] * 3
     last = encoder.forward_features(x, S1.bands)
     assert torch.equal(maps[-1].flatten(2).mT, last)
     tokens = encoder.tokens(

@@ -26,7 +26,7 @@ from gfmsum.probe.features import (
 )
 from gfmsum.probe.fit import probe
 from gfmsum.probe.views import Across, SideBySide, Together
-from gfmsum.zoo.floors import CELL_PX, RandomConvolutions, Texture, baselines
+from gfmsum.zoo.floors import CELL_PX, FILTERS, RandomConvolutions, Texture, baselines
 from tests.probe.planted import PatchMeans, arranged, encoder, samples, task
 
 TRAIN = np.arange(6)
@@ -389,9 +389,9 @@ def test_random_convolutions_are_those_of_torchgeo() -> None:
 
     shown = samples(images(n=70, h=9, w=12))  # more than a batch
     found, _ = RandomConvolutions().vectors(shown, TRAIN)
-    assert found.shape == (70, 512)
+    assert found.shape == (70, FILTERS)
     normal = torch.from_numpy(Statistics.of(shown.pixels[TRAIN]).normalise(shown.pixels))
-    np.testing.assert_allclose(found, RCF(2, 512, 3, seed=1)(normal).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, RCF(2, FILTERS, 3, seed=1)(normal).numpy(), atol=1e-5)
     grid = RandomConvolutions().grid(shown, TRAIN)
     assert grid.cells.shape == (70, 3, 3, 128) and (grid.h_px, grid.w_px) == (12, 12)
     # A square whose map is whole: rows and columns 2 to 9 of the image, continued by reflection.

@@ -358,8 +358,9 @@ class BandStatistics(OneGroup):
 
     def grid(self, samples: Samples, train: Rows) -> Grid:
         """A cell for each pixel, k = 3 c."""
-        # Deviations from the band's mean: squares of small numbers cancel without loss.
-        pixels = samples.pixels - samples.pixels.mean(axis=(0, 2, 3), keepdims=True)
+        # Deviations from the band's mean, over images that no answer is asked for: squares of small numbers
+        # cancel without loss.
+        pixels = samples.pixels - samples.pixels[train].mean(axis=(0, 2, 3), keepdims=True)
         size = (1, 1, NEIGHBOURS_PX, NEIGHBOURS_PX)
         mean = uniform_filter(pixels, size, mode="reflect")
         square = uniform_filter(pixels**2, size, mode="reflect")

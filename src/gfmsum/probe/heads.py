@@ -25,7 +25,7 @@ from gfmsum.model.encoder import Encoder
 from gfmsum.probe.dense import TRAIN_PIXELS, VAL_PIXELS, cells_of, draw, interpolated
 from gfmsum.probe.features import Encoded, Features, Grid, on_grid, trunk_of, whole_patches
 from gfmsum.probe.fit import Fold, Line, Probed, finite, fit_line
-from gfmsum.probe.training import Answers, Lesson, halved
+from gfmsum.probe.training import Answers, Lesson, fit_best
 
 EPOCHS, RATES = 20, (-3.0, -2.0)
 TUNE_EPOCHS, TUNE_RATES = 8, (-4.0, -3.0)
@@ -139,7 +139,7 @@ def attentive(features: Features, items: Labelled, fold: Fold, seed: int) -> Pro
     answers = Answers.of(items, fold[0])
     start = _solved(tokens.mean(dim=1).numpy(), answers, fold)
     lesson = Lesson(_rows_of(tokens), answers, fold, seed, _device(features), EPOCHS, RATES)
-    return halved(lambda: Attention(start), lesson)
+    return fit_best(lambda: Attention(start), lesson)
 
 
 def layers(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
@@ -150,7 +150,7 @@ def layers(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed
     answers = Answers.of(items, fold[0], (grid.h_px, grid.w_px))
     start = _dense_solved(replace(grid, cells=cells.numpy()), answers, fold, seed)
     lesson = Lesson(_rows_of(cells), answers, fold, seed, _device(features), EPOCHS, RATES)
-    return halved(lambda: Layers(start), lesson)
+    return fit_best(lambda: Layers(start), lesson)
 
 
 def finetune(features: Features, items: Labelled, fold: Fold, seed: int) -> Probed:
@@ -187,7 +187,7 @@ def finetune(features: Features, items: Labelled, fold: Fold, seed: int) -> Prob
         TUNE_RATES,
         augment=True,
     )
-    return halved(lambda: Tuned(copy.deepcopy(features.encoder), head(), items), lesson, _groups)
+    return fit_best(lambda: Tuned(copy.deepcopy(features.encoder), head(), items), lesson, _groups)
 
 
 def _head(features: Encoded, answers: Answers, fold: Fold, seed: int) -> Callable[[], nn.Module]:

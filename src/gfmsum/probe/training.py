@@ -1,10 +1,9 @@
 """How probes are trained by gradient descent: one protocol for every head and every encoder.
 
-AdamW in batches of BATCH, or a quarter of the items if these are few; so many passes, and at least
-LEAST_STEPS steps; a cosine after a tenth of warm-up. Learning rates are halved down to one: each is tried in
-a short training of TRIAL of the steps, with a whole schedule of its own, and the one with the lowest
-validation loss is trained with. (Cut off in the middle of a long schedule, the lowest rate looks best, and
-ends worst.) Nothing is stopped early.
+AdamW in batches of BATCH, or a quarter of the items if these are few; so many passes, and at least LEAST_STEPS
+steps; a cosine after a tenth of warm-up. Each learning rate is tried in a short training of TRIAL of the steps,
+with a whole schedule of its own: cut off in the middle of a long one, the lowest rate looks best and ends no
+better. The rate with the lowest validation loss is trained with from the start. Nothing is stopped early.
 """
 
 from __future__ import annotations
@@ -209,7 +208,7 @@ def _batches(items: int) -> int:
     return max(math.ceil(items / BATCH), min(items, 4))
 
 
-def halved(build: Callable[[], nn.Module], lesson: Lesson, groups: Groups = alike) -> Probed:
+def fit_best(build: Callable[[], nn.Module], lesson: Lesson, groups: Groups = alike) -> Probed:
     """Try learning rates, train with the best by validation items, and answer test items."""
     _, val, test = lesson.fold
 
