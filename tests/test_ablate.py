@@ -88,8 +88,12 @@ def test_the_folder_holds_everything(outcome: Outcome) -> None:
     names = {path.name for path in outcome.folder.iterdir()}
     assert names == {
         "verdict.json", "scores.parquet", "predictions.parquet", "curves.parquet", "ledger.json",
-        "config.yaml", "reconstructions.npz", "report.html", "wandb",
+        "config.yaml", "reconstructions.npz", "report.html", "wandb", "interpolation.json",
     }  # fmt: skip
+    # Both sensors of the mix have a line, below the loss of predicting the mean.
+    lines = json.loads((outcome.folder / "interpolation.json").read_text())
+    assert set(lines) == {"s1", "s2"} and all(0.3 < line < 1 for line in lines.values())
+    assert "linear interpolation" in (outcome.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_verdict_is_of_the_scores(outcome: Outcome) -> None:

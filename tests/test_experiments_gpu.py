@@ -28,6 +28,7 @@ from attention import BIASES, bias_as  # noqa: E402
 from constants import keep_constants  # noqa: E402
 from resident import ResidentDataModule, Store  # noqa: E402
 from results import Sink, gather, write  # noqa: E402
+from runs import Plan, conduct  # noqa: E402
 from scenes import Kept, Scenes  # noqa: E402
 from steps import Loop, Table, Way  # noqa: E402
 
@@ -44,6 +45,15 @@ def kept() -> Kept:
     scenes = Scenes(("s1", "s2"), 16, 64, chunk=16, items=(60, 60, 60))
     scenes.render(time.time() + 600)
     return scenes.kept(scenes.rendered)
+
+
+@pytest.fixture
+def model_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test puts in the place of the model's functions is gone after it."""
+    for module in (encoder, mae):
+        for name in ("grid_places", "ground_positions", "slopes"):
+            monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(mae, "group_statistics", mae.group_statistics)
 
 
 def resident(kept: Kept, sensors: tuple[str, ...]) -> ResidentDataModule:
@@ -137,15 +147,8 @@ def elsewhere(loop: Loop) -> None:
     loop.optimizer = torch.optim.SGD(loop.mae.parameters(), lr=0.1, foreach=False)
 
 
-def test_nothing_in_a_step_comes_from_the_host_or_waits_for_the_device(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module, names in (
-        (encoder, ("grid_places", "ground_positions", "slopes")),
-        (mae, ("grid_places", "ground_positions", "slopes", "group_statistics")),
-    ):
-        for name in names:  # put back at the end
-            monkeypatch.setattr(module, name, getattr(module, name))
+@pytest.mark.usefixtures("model_put_back")
+def test_nothing_in_a_step_comes_from_the_host_or_waits_for_the_device(kept: Kept) -> None:
     loop = Loop(BUDGET, resident(kept, ("s1", "s2")).resident, Way("fp32"), length=2)
     loop.load(Table.of(loop.mae, BUDGET, loop.batches, range(2)))
     loop.go(1)
@@ -160,11 +163,8 @@ def test_nothing_in_a_step_comes_from_the_host_or_waits_for_the_device(
     assert after.seen == []
 
 
-def test_kept_constants_change_nothing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("grid_places", "ground_positions", "slopes", "group_statistics"):
-        monkeypatch.setattr(mae, name, getattr(mae, name))
-    for name in ("grid_places", "ground_positions", "slopes"):
-        monkeypatch.setattr(encoder, name, getattr(encoder, name))
+@pytest.mark.usefixtures("model_put_back")
+def test_kept_constants_change_nothing(kept: Kept) -> None:
     batch = resident(kept, ("s1", "s2")).resident.batch(0)
     model = initialised(BUDGET, 0, 0)
     views = [(part.pixels, part.bands, part.gsd_m) for part in batch.parts]
@@ -185,6 +185,25 @@ def test_an_aligned_bias_changes_nothing_and_none_does(kept: Kept) -> None:
             found[which] = torch.cat(model(views, torch.Generator().manual_seed(1)))
     torch.testing.assert_close(found["aligned"], found["as it is"], rtol=1e-4, atol=1e-4)
     assert (found["none"] - found["as it is"]).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("model_put_back")
+def test_runs_leave_weights_and_rows(kept: Kept, tmp_path: Path) -> None:
+    plan = Plan(BUDGET, 5, 1, False, tmp_path, time.time() + 600)
+    conduct(Sink(tmp_path), "cpu", kept, plan)
+    tables = gather(tmp_path)
+    assert [(row["arm"], row["sees"]) for row in tables["runs"]] == [
+        ("solo", "s1"), ("mix", "s1+s2"), ("solo", "s2"),
+    ]  # fmt: skip
+    for row in tables["runs"]:
+        assert row["whole"] and row["steps"] == 8 and row["seen"] == 96
+        weights = torch.load(tmp_path / row["weights"], weights_only=True)
+        want = initialised(BUDGET, 0, 0)
+        want.load_state_dict(weights)
+    checks = {row["what"]: row for row in tables["checks"]}
+    for name in ("s1", "s2"):
+        assert checks[f"largest error of normalised pixels, {name}"]["value"] < 1e-4
+    assert checks["first steps, bf16, beside the plain way's"]["moved"] == 1
 
 
 def test_rows_half_written_are_left_for_the_next_time(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum, StrEnum
 from fractions import Fraction
 from typing import Any
@@ -110,7 +110,8 @@ class Task:
     classes: tuple[str, ...] = ()
     caveat: str = ""
     clustered: bool = True  # whether test items come in clusters of places
-    train: int = 0  # items to train on, in the smallest fold; 0: not known
+    # Items to train on, in the smallest fold; 0: not known, which makes no other task of it.
+    train: int = field(default=0, compare=False)
     labels: int = 0  # that a probe is fitted on, per class, or in all for values and pixels; 0: all
 
     def at(self, labels: int) -> Task:

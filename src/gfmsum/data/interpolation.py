@@ -7,9 +7,9 @@ The prediction is kriging. A pixel's covariance with another is taken to depend 
 alone, in any of the eight poses of a square that pretraining shows an image in. Bands are turned into their
 principal components, and each is predicted from itself: on synthetic Sentinel-1 and NAIP this comes within
 0.001 of a prediction of all bands from all (cokriging), at a fraction of its cost, and 0.005 to 0.01 below
-one of each band from itself. As a network does, it knows of an image what is visible: mean and spread that its
-inputs are normalised by are those of the visible pixels. Knowing the whole image's, as the target does,
-would gain no more than 0.002.
+one of each band from itself. As a network does, it knows of an image what is visible: its inputs are
+normalised by the mean and spread of the visible pixels. Knowing the whole image's, as the target does, would
+gain another 0.005 to 0.01 that no network can have.
 
 Shapes: n images, c bands or components, h by w pixels, v visible pixels.
 """

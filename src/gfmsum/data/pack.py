@@ -261,8 +261,10 @@ class _Packing:
             raise ValueError(
                 f"task {task.name}: folds name items beyond the {n} that there are; correct the source"
             )
+        # How many items to train on is what the folds say; how many labels is the matter of who probes.
+        said = {key: value for key, value in plain(task).items() if key not in ("train", "labels")}
         entry = {
-            "task": plain(task),
+            "task": said,
             "items": self._items(checked(labelled.samples, f"task {task.name}")),
             "before": None
             if before is None

@@ -297,7 +297,10 @@ class Synthetic:
 
     def tasks(self, sensor: str) -> list[Task]:
         self._view(sensor)
-        return [task_of(name, sensor) for name in self._asked]
+        train, twice = self.config.train, min(PAIRS["train"], self.config.train)
+        return [
+            task_of(name, sensor, twice if name == "clearing" else train) for name in self._asked
+        ]
 
     def unsupported(self, sensor: str) -> list[tuple[str, str]]:
         return []

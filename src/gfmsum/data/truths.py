@@ -79,11 +79,11 @@ def asked(tasks: str) -> tuple[str, ...]:
     return names
 
 
-def task_of(name: str, sensor: str) -> Task:
-    """One of :data:`TASKS`, asked of a sensor."""
+def task_of(name: str, sensor: str, train: int) -> Task:
+    """One of :data:`TASKS`, asked of a sensor with so many items to train on."""
     scale = {key: value for key, value in TASKS[name].items() if key != "why"}
     classes = _CLASSES.get(name, ())
-    return Task(f"{name}_{sensor}", sensor, classes=classes, clustered=False, **scale)
+    return Task(f"{name}_{sensor}", sensor, classes=classes, clustered=False, train=train, **scale)
 
 
 def tell(names: Iterable[str], surface: Surface, ground: Ground, gsd_m: float) -> Truths:

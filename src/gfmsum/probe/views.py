@@ -57,6 +57,7 @@ def matched(items: Labelled, others: Samples) -> tuple[Labelled, Samples]:
         cluster=items.cluster[kept],
         folds=folds,
         before=None if items.before is None else items.before.read(kept),
+        images=tuple(renumbered(part) for part in items.images),
     )
     return few, others.read(np.array([there[where[i]] for i in kept], np.int64))
 
