@@ -207,8 +207,8 @@ def test_tokens_of_patches_and_nameless_encoders_stay_in_memory(tmp_path: Path) 
 
 
 def test_baselines_on_a_grid_are_pixels_and_their_neighbours() -> None:
-    shown = samples(images(n=2, h=7, w=9))
-    means, statistics = BandMeans().grid(shown, TRAIN), BandStatistics().grid(shown, TRAIN)
+    shown, train = samples(images(n=2, h=7, w=9)), np.arange(2)
+    means, statistics = BandMeans().grid(shown, train), BandStatistics().grid(shown, train)
     assert (means.h_px, means.w_px) == (statistics.h_px, statistics.w_px) == (7, 9)
     np.testing.assert_array_equal(means.cells[..., 1], shown.pixels[:, 1])
     assert statistics.cells.shape == (2, 7, 9, 6)

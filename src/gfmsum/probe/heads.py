@@ -27,7 +27,7 @@ from gfmsum.probe.features import Encoded, Features, Grid, on_grid, trunk_of, wh
 from gfmsum.probe.fit import Fold, Line, Probed, finite, fit_line
 from gfmsum.probe.training import Answers, Lesson, fit_best
 
-EPOCHS, RATES = 20, (-3.0, -2.0)
+EPOCHS, RATES = 12, (-3.0, -2.0)
 TUNE_EPOCHS, TUNE_RATES = 8, (-4.0, -3.0)
 TUNE_DECAY = 0.75  # of learning rates, from block to block, towards the input
 HIDDEN = 128  # channels of the convolutions

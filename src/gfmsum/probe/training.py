@@ -1,9 +1,10 @@
 """How probes are trained by gradient descent: one protocol for every head and every encoder.
 
 AdamW in batches of BATCH, or a quarter of the items if these are few; so many passes, and at least LEAST_STEPS
-steps; a cosine after a tenth of warm-up. Each learning rate is tried in a short training of TRIAL of the steps,
-with a whole schedule of its own: cut off in the middle of a long one, the lowest rate looks best and ends no
-better. The rate with the lowest validation loss is trained with from the start. Nothing is stopped early.
+steps; a cosine after a tenth of warm-up. Every learning rate is trained to its end, and the one with the lowest
+validation loss answers. No rate is given up on the way: after a quarter of the steps, in the middle of a long
+schedule or at the end of a short one, the lowest rates look best, and tuning with them gains nothing. Nothing
+is stopped early. The grid of rates grows by one half step where its edge wins.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from gfmsum.probe.fit import Fold, Probed, finite, search
 BATCH = 32
 LEAST_STEPS = 100  # a pass over ten items is soon over
 WEIGHT_DECAY = 0.05
-RATE_LIMITS = (-5.0, -1.0)  # log10, how far the grid of rates may grow when its edge wins
-TRIAL = 0.25  # steps of a rate's trial, in those of the training that follows
+STEP = 0.5  # between rates, log10; and how far the grid may grow at either end: time is bounded
 
 type Groups = Callable[[nn.Module, float], list[dict[str, Any]]]
 """From a model and the rate that is tried to its parameters with their rates."""
@@ -140,14 +140,11 @@ class Training:
         model: on the lesson's device.
         lesson: what it is trained on.
         groups: its parameters, with the peaks of their learning rates as ``lr``.
-        share: of the lesson's steps that it takes.
     """
 
-    def __init__(
-        self, model: nn.Module, lesson: Lesson, groups: list[dict[str, Any]], share: float = 1.0
-    ) -> None:
+    def __init__(self, model: nn.Module, lesson: Lesson, groups: list[dict[str, Any]]) -> None:
         self.model, self.lesson = model, lesson
-        self.step, self.steps = 0, round(share * steps(len(lesson.fold[0]), lesson.epochs))
+        self.step, self.steps = 0, steps(len(lesson.fold[0]), lesson.epochs)
         self._peaks = [group["lr"] for group in groups]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
         self._rng = np.random.default_rng(lesson.seed)
@@ -209,20 +206,20 @@ def _batches(items: int) -> int:
 
 
 def fit_best(build: Callable[[], nn.Module], lesson: Lesson, groups: Groups = alike) -> Probed:
-    """Try learning rates, train with the best by validation items, and answer test items."""
+    """Train a model at each learning rate, and answer test items with the best by validation items."""
     _, val, test = lesson.fold
 
-    def trained(rate: float, share: float) -> Training:
+    def fits(exponents: Sequence[float]) -> list[tuple[NDArray[np.float64], float]]:
+        return [fit(10.0**exponent) for exponent in exponents]
+
+    def fit(rate: float) -> tuple[NDArray[np.float64], float]:
         torch.manual_seed(lesson.seed)
         model = build().to(lesson.device)
-        training = Training(model, lesson, groups(model, rate), share)
+        training = Training(model, lesson, groups(model, rate))
         training.run()
-        return training
-
-    def fits(exponents: Sequence[float]) -> list[tuple[None, float]]:
-        return [(None, trained(10.0**exponent, TRIAL).loss(val)) for exponent in exponents]
+        return training.outputs(test).cpu().numpy().astype(np.float64), training.loss(val)
 
     with torch.random.fork_rng():
-        _, rate, edge = search(fits, lesson.rates, RATE_LIMITS, 0.5)
-        outputs = trained(rate, 1.0).outputs(test).cpu().numpy().astype(np.float64)
+        first, last = lesson.rates
+        outputs, rate, edge = search(fits, lesson.rates, (first - STEP, last + STEP), STEP)
     return lesson.answers.probed(outputs, test, rate, edge)
