@@ -75,9 +75,9 @@ def test_a_part_has_the_rates_of_the_whole_until_its_own_fall(
 
 def test_what_may_be_spent_in_each_currency() -> None:
     tiny = BUDGETS["tiny"]
-    assert tiny.allowed == 24_000
-    assert replace(tiny, match="tokens").allowed == 24_000 * 16
-    assert replace(tiny, match="flops").allowed == 24_000 * TINY.flops(6)
+    assert tiny.allowed == 12_000
+    assert replace(tiny, match="tokens").allowed == 12_000 * 16
+    assert replace(tiny, match="flops").allowed == 12_000 * TINY.flops(6)
     assert replace(tiny, match="flops", flops=5e9).allowed == 5e9
     assert replace(tiny, match="flops", flops=5e9).nothing().allowed == 0
 

@@ -45,7 +45,7 @@ class SyntheticConfig:
     train: int = 600  # labelled items per sensor
     val: int = 200
     test: int = 400
-    tasks: str = "landuse+diversity+length+extent+clearing"  # see gfmsum.data.truths
+    tasks: str = "landuse+diversity+length+coarseness+extent"  # see gfmsum.data.truths
     sensors: str = ""  # that look at it, as s1+s2+enmap; the founding five if empty
     shared: float = 1.0  # of what sensors see of the land, 0 to 1: the rest is each one's own
     smooth: bool = False  # whether neighbouring pixels are as much alike as in real chips

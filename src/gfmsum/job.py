@@ -58,7 +58,7 @@ def probe_key(
     # No part of a name, or the identity's.
     elsewhere = ("root", "control", "target", "scarce", "sensors", "shared", "smooth", "leakage_km")
     here = {name: value for name, value in plain(data).items() if name not in elsewhere}
-    protocol = {"data": here, "identity": identity, "protocol": 4, "probe": probe}
+    protocol = {"data": here, "identity": identity, "protocol": 5, "probe": probe}
     protocol |= {"labels": list(labels), "seed": seed}
     return f"{sensor}-{fingerprint(protocol)}"
 

@@ -20,9 +20,9 @@ from gfmsum.probe.features import Features, Grid
 from gfmsum.probe.fit import Array, Fold, Probed, finite, fit_line
 from gfmsum.probe.tasks import confusion
 
-TRAIN_PIXELS, VAL_PIXELS = 4096, 2048
+TRAIN_PIXELS, VAL_PIXELS = 2048, 1024
 """Drawn evenly from all labelled ones."""
-PIXELS_PER_IMAGE = 128  # on average: more of a few images say the same again
+PIXELS_PER_IMAGE = 64  # on average: more of a few images say the same again
 
 
 def cells_of(features: Features, items: Labelled, train: Rows) -> Grid:

@@ -1,7 +1,8 @@
 """Few labels: what a task asks of a model when only so many of its items are labelled.
 
 ``landuse_s1@10`` is the task ``landuse_s1`` with 10 labels of each class to train on, and 10 to choose settings
-by; of tasks that ask for a value or for every pixel, with 10 labelled images in all. All images stay at hand
+by; ``length_s1@50``, which asks for a value, has 50 labelled images in all, and so has a task that asks for
+every pixel. Of these, fewer than SCARCE tell no encoders apart: all lie at or below chance. All images stay at hand
 without their labels, as they do in practice: what needs no label, like the statistics that bands are normalised
 with, is measured on all of them, so that an encoder sees every image once, whatever is labelled.
 
@@ -45,12 +46,15 @@ def expand(tasks: Iterable[Task], counts: Sequence[int]) -> tuple[Task, ...]:
     Args:
         tasks: with all their labels.
         counts: of labels, 0 for all. Where a task has no more than so many, all of them stand for it, once.
+            Fewer than SCARCE are for classes of whole images, and for other tasks if nothing else is asked.
     """
-    return tuple(
-        task.at(count)
-        for task in tasks
-        for count in dict.fromkeys(count if _below(task, count) else 0 for count in counts)
-    )
+    return tuple(task.at(count) for task in tasks for count in _counts(task, counts))
+
+
+def _counts(task: Task, counts: Sequence[int]) -> Iterable[int]:
+    if task.kind != "classification":
+        counts = [count for count in counts if not 0 < count < SCARCE] or counts
+    return dict.fromkeys(count if _below(task, count) else 0 for count in counts)
 
 
 def _below(task: Task, count: int) -> bool:
