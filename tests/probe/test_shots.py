@@ -22,7 +22,10 @@ def test_a_task_has_a_name_for_each_number_of_labels() -> None:
     names = [(t.name, t.labels) for t in expand([classes, values], (10, 30, 50, 0))]
     # 30 of each of three classes are all 90, and 50 values are more than all 40; 10 values are too few.
     assert names == [("kinds@10", 10), ("kinds", 0), ("values@30", 30), ("values", 0)]
-    assert [t.name for t in expand([values], (5, 10))] == ["values@5", "values@10"]  # no others asked
+    assert [t.name for t in expand([values], (5, 10))] == [
+        "values@5",
+        "values@10",
+    ]  # no others asked
     assert [t.name for t in expand([SEGMENTS], (10, 20))] == ["segments@20"]
     assert [t.name for t in expand([values], (50,))] == ["values"]
     assert [t.name for t in expand([CLASSES], (50, 0))] == ["kinds@50", "kinds"]  # not known

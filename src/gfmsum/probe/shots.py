@@ -2,9 +2,9 @@
 
 ``landuse_s1@10`` is the task ``landuse_s1`` with 10 labels of each class to train on, and 10 to choose settings
 by; ``length_s1@50``, which asks for a value, has 50 labelled images in all, and so has a task that asks for
-every pixel. Of these, fewer than SCARCE tell no encoders apart: all lie at or below chance. All images stay at hand
-without their labels, as they do in practice: what needs no label, like the statistics that bands are normalised
-with, is measured on all of them, so that an encoder sees every image once, whatever is labelled.
+every pixel. Of these, fewer than SCARCE tell no encoders apart: all lie at or below chance. All images stay at
+hand without their labels, as they do in practice: what needs no label, like the statistics that bands are
+normalised with, is measured on all of them, so that an encoder sees every image once, whatever is labelled.
 
 One draw of 10 labels is luck. A score is the mean over several, which depend on the task's name, the number of
 labels, the draw's number and the seed alone: every arm and every replicate is given the very same labels.
