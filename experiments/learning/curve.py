@@ -32,9 +32,10 @@ def rows_of(folder: Path) -> pd.DataFrame:
     wide = scores.groupby([*by, "arm"])["utility"].mean().mul(100).unstack("arm")
     flops, rows = runs.groupby(["arm", "sensor"])["flops"].mean(), []
     for (sensor, probe), part in wide.groupby(["sensor", "probe"], sort=False):
+        start = part.get("floor", pd.Series(dtype=float))
         for arm in (name for name in ("solo", "mix") if name in part):
             utility = part[arm].dropna()
-            gain = (part[arm] - part["floor"]).dropna()
+            gain = (part[arm] - start).dropna()
             if utility.empty:
                 continue
             row = {"budget": folder.name, "sensor": sensor, "probe": probe, "arm": arm}

@@ -56,9 +56,10 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
         wide = part.pivot(index="replicate", columns="arm", values="utility")
         for arm in wide.columns:
             values = wide[arm].dropna()
+            start = wide.get("floor", pd.Series(dtype=float))  # none yet in an unfinished table
             row = {"sensor": sensor, "probe": probe, "arm": arm, "utility": values.mean()}
             if arm in ("solo", "mix"):
-                gain = (wide[arm] - wide["floor"]).dropna()
+                gain = (wide[arm] - start).dropna()
                 apart = told_apart(scores, str(sensor), str(probe), arm)
                 row |= {
                     "sd": values.std(ddof=1), "replicates": len(values), "gain": gain.mean(),

@@ -36,7 +36,7 @@ ARMS: Mapping[str, str] = {
 }
 """How the arms are called in figures, in reading order."""
 
-BASELINES = ("band statistics", "band means")
+BASELINES = ("random convolutions", "texture", "band statistics", "band means")
 
 # One colour per arm throughout, after Okabe and Ito; the shapes say the same without colour.
 LIGHT = {

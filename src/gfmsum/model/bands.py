@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfmsum.model.blocks import blocks, linear
+from gfmsum.model.blocks import blocks, linear, run_blocks
 from gfmsum.records import fingerprint
 from gfmsum.sensors import Band
 
@@ -113,8 +114,6 @@ class BandKernels(nn.Module):
     def codes(self, bands: Sequence[Band]) -> Tensor:
         """The band codes before they see each other: float (c, k)."""
         key = tuple(bands)
-        if not key:
-            raise ValueError("an image needs at least one band, got none; name its bands")
         device = self.bias_token.device
         if key not in self._features or self._features[key][0].device != device:
             features, polarisations = band_features(key)
@@ -127,15 +126,39 @@ class BandKernels(nn.Module):
     def forward(self, *sets: Sequence[Band]) -> list[Generated]:
         """Kernels, and what the bias token became, for each set of bands.
 
-        The sets do not see each other. Of several in one call the large last layer is run, and its gradient
-        written, only once.
+        The sets do not see each other, and several in one call take hardly longer than one: the block and the
+        large last layer run once, on all of their bands.
         """
-        tokens = [torch.cat([self.codes(bands), self.bias_token]) for bands in sets]
-        mixed = [self.norm(self.block(some[None])[0]) for some in tokens]
-        flat = self.scale * self.kernel(torch.cat([some[:-1] for some in mixed]))
-        kernels = flat.unflatten(-1, (self.patch_pixels, self.token_width))
-        parts = kernels.split([len(some) - 1 for some in mixed])
-        return [(part, some[-1]) for part, some in zip(parts, mixed, strict=True)]
+        lengths = tuple(map(len, sets))
+        if not all(lengths):
+            raise ValueError("an image needs at least one band, got none; name its bands")
+        codes = self.codes([band for bands in sets for band in bands])
+        order, apart, ends = (layout.to(codes.device) for layout in _side_by_side(lengths))
+        tokens = torch.cat([codes, self.bias_token])[order]
+        mixed = self.norm(
+            run_blocks(self.block, tokens[None], apart.to(tokens), recompute=False)[0]
+        )
+        bands, bias = mixed[~ends], mixed[ends]
+        flat = self.scale * self.kernel(bands)
+        kernels = flat.unflatten(-1, (self.patch_pixels, self.token_width)).split(lengths)
+        return list(zip(kernels, bias, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _side_by_side(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Sets of bands in one sequence, each followed by the bias token, which is the last to take from.
+
+    Returns:
+        int64 (n,), the token at each place; float (1, 1, n, n), minus infinity between tokens of different
+        sets; bool (n,), whether the token is a bias.
+    """
+    taken, last = list[int](), sum(lengths)
+    for length, end in zip(lengths, accumulate(lengths), strict=True):
+        taken += [*range(end - length, end), last]
+    order = torch.tensor(taken)
+    of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths) + 1)
+    apart = torch.zeros(len(of), len(of)).masked_fill_(of[:, None] != of, -torch.inf)
+    return order, apart[None, None], order == last
 
 
 class OwnKernels(nn.Module):
