@@ -73,7 +73,7 @@ def test_labelled_items_are_those_of_this_version(source: Synthetic, sensor: str
 
 def test_controls_have_no_place_in_the_names_of_scores_without_one(source: Synthetic) -> None:
     fields = {"world": 0, "train": 60, "val": 60, "test": 60, "tasks": SMALL.tasks}
-    content = {"data": fields, "identity": source.identity, "protocol": 4, "probe": "linear"}
+    content = {"data": fields, "identity": source.identity, "protocol": 5, "probe": "linear"}
     content |= {"labels": [0], "seed": 0}
     assert probe_key("s1", SMALL, source.identity, "linear") == f"s1-{fingerprint(content)}"
 
