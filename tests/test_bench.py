@@ -40,7 +40,7 @@ def test_without_an_encoder_the_tasks_are_listed(capsys: pytest.CaptureFixture[s
     rows = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
     assert rows["extent_naip"][1:6] == ["naip", "synthetic", "segmentation", "mean_iou", "60/60/60"]
     assert [*rows] == [
-        f"{n}_naip" for n in ("landuse", "diversity", "length", "extent", "clearing")
+        f"{n}_naip" for n in ("landuse", "diversity", "length", "coarseness", "extent")
     ]
     _, out, _ = bench(capsys)
     assert len(out.splitlines()) == 1 + 5 * 5

@@ -101,10 +101,10 @@ def test_few_labels_are_asked_for_by_default_and_in_any_order() -> None:
 def test_a_study_states_which_tasks_and_numbers_of_labels_are_averaged() -> None:
     words = ["sensor=s1", "mix=s1+s2", "data.tasks=landuse+diversity"]
     study, whole = plan(load(words)), plan(load([*words, "labels=all"]))
-    names = [f"{task}_s1{at}" for task in ("landuse", "diversity") for at in ("@10", "@50", "")]
+    names = [f"landuse_s1{at}" for at in ("@10", "@50", "")] + ["diversity_s1@50", "diversity_s1"]
     assert [task.name for task in study.tasks] == names
     assert list(study.design.tasks) == names
-    assert [task.labels for task in study.tasks] == [10, 50, 0] * 2
+    assert [task.labels for task in study.tasks] == [10, 50, 0, 50, 0]
     assert len({study.name, whole.name}) == len({study.key, whole.key}) == 2
     assert study.design.fingerprint != whole.design.fingerprint
     seeds = [plan(load([*words, f"seed={seed}"])).key for seed in (0, 1)]

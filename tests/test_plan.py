@@ -36,7 +36,7 @@ def pilot_of(runs: Mapping[str, ArrayLike]) -> dict[str, Any]:
 PILOT = {"mix": [0.50, 0.52, 0.54], "solo": [0.40, 0.41, 0.42]}  # SD 2 and 1 points
 
 
-def ledger(*, seen: int = 24_000, replicates: int = 2) -> dict[str, Any]:
+def ledger(*, seen: int = 12_000, replicates: int = 2) -> dict[str, Any]:
     """Solo costs 10 s and 1e12 FLOPs, share as much, mix 16 s and 2e12; the second run 2 s more."""
     spending = {"solo": (10.0, 1e12), "share": (10.0, 1e12), "mix": (16.0, 2e12), "floor": (0.1, 0)}
     return {
@@ -55,7 +55,7 @@ def ledger(*, seen: int = 24_000, replicates: int = 2) -> dict[str, Any]:
     }
 
 
-def study(folder: Path, *, seen: int = 24_000) -> Path:
+def study(folder: Path, *, seen: int = 12_000) -> Path:
     """A finished study's folder."""
     (folder / "verdict.json").write_text(json.dumps(pilot_of(PILOT)))
     (folder / "ledger.json").write_text(json.dumps(ledger(seen=seen)))
@@ -194,13 +194,13 @@ def test_a_budget_fixes_runs_and_samples() -> None:
     each = BUDGETS["tiny"].model.flops(1) + (np.mean(bands) - 1) * (
         BUDGETS["tiny"].model.flops(2) - BUDGETS["tiny"].model.flops(1)
     )
-    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 72_000, pytest.approx(72_000 * each))
+    assert Cost.of(BUDGETS["tiny"]) == Cost(3, 36_000, pytest.approx(36_000 * each))
     assert Cost.of(BUDGETS["micro"]).flops == pytest.approx(3_600 * each)
 
 
 def test_a_ledgers_cost_by_hand() -> None:
     cost = spent(ledger())
-    assert (cost.runs, cost.samples, cost.flops, cost.seconds) == (3, 72_000, 4e12, 36 + 3)
+    assert (cost.runs, cost.samples, cost.flops, cost.seconds) == (3, 36_000, 4e12, 36 + 3)
     assert cost.device == "cpu"
     assert (cost.replicates(39 / 3600), cost.replicates(38.9 / 3600)) == (1, 0)
     assert cost.replicates(10) == 923
@@ -211,7 +211,7 @@ def test_an_arm_that_saw_nothing_costs_nothing() -> None:
     spending = ledger()
     for run in spending["runs"].values():
         run["seen"] = 0 if run["arm"] == "share" else run["seen"]
-    assert spent(spending) == Cost(2, 48_000, 3e12, 28, "cpu")
+    assert spent(spending) == Cost(2, 24_000, 3e12, 28, "cpu")
 
 
 # What people read
@@ -228,13 +228,13 @@ def test_without_anything(capsys: pytest.CaptureFixture[str]) -> None:
         "cost: budget tiny, FLOPs reckoned; without a ledger, hours are unknown",
         "MDE: points of utility detected with 80 % power",
         "",
-        " R  MDE, SD 0.6  MDE, SD 1.0  runs    samples    FLOPs",
-        " 2          6.2         10.4     6    144,000  5.1e+12",
-        " 3          2.1          3.5     9    216,000  7.6e+12",
-        " 5          1.3          2.1    15    360,000  1.3e+13",
-        " 8          0.9          1.5    24    576,000    2e+13",
-        "12          0.7          1.2    36    864,000  3.1e+13",
-        "20          0.5          0.9    60  1,440,000  5.1e+13",
+        " R  MDE, SD 0.6  MDE, SD 1.0  runs  samples    FLOPs",
+        " 2          6.2         10.4     6   72,000  2.5e+12",
+        " 3          2.1          3.5     9  108,000  3.8e+12",
+        " 5          1.3          2.1    15  180,000  6.4e+12",
+        " 8          0.9          1.5    24  288,000    1e+13",
+        "12          0.7          1.2    36  432,000  1.5e+13",
+        "20          0.5          0.9    60  720,000  2.5e+13",
         "",
         "places: not in these numbers, although they add to every MDE; pilot them",
     ]
@@ -257,7 +257,7 @@ def test_a_pilots_folder_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[4].split("  ")[-2:] == ["FLOPs", "hours"]
     # 0.1 h are 360 s, a replicate is 39 s.
     nine = next(line for line in lines if line.startswith(" 9"))
-    assert nine.split()[3:] == ["27", "648,000", "3.6e+13", "0.10"]
+    assert nine.split()[3:] == ["27", "324,000", "3.6e+13", "0.10"]
     pilot, upper = (f"{100 * s.mde(9):.1f}" for s in spreads(pilot_of(PILOT)))
     paid = f"0.1 hours: pay for R = 9, which detects {pilot} (pilot), {upper} (upper 80%)"
     assert paid in lines
@@ -354,7 +354,7 @@ def test_planning_does_without_torch(tmp_path: Path) -> None:
         (["pilot=still.json"], "the pilot's runs do not vary"),
         (["ledger=verdict.json"], "the ledger is no study's ledger.json"),
         (["ledger=idle.json"], "the ledger holds no pretraining run"),
-        (["pilot=verdict.json", "budget=micro"], "saw 24000 samples, but budget=micro shows 1200"),
+        (["pilot=verdict.json", "budget=micro"], "saw 12000 samples, but budget=micro shows 1200"),
     ],
 )
 def test_a_mistake_costs_one_line(
