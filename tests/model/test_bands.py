@@ -179,6 +179,17 @@ def test_a_channel_too_many_is_refused(embedding: BandEmbedding) -> None:
         embedding(patches(0), [])
 
 
+def test_sensors_in_one_call_do_not_see_each_other(embedding: BandEmbedding) -> None:
+    sets = [sensor.bands for sensor in (S1, S2, MODIS)] + [S1.bands]
+    for found, bands in zip(embedding.kernels(*sets), sets, strict=True):
+        ((kernels, context),) = embedding.kernels(bands)
+        assert kernels.shape == found[0].shape == (len(bands), 16, embedding.kernels.token_width)
+        torch.testing.assert_close(found[0], kernels, rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(found[1], context, rtol=0, atol=ROUNDING)
+    with pytest.raises(ValueError, match="an image needs at least one band"):
+        embedding.kernels(S1.bands, [])
+
+
 def test_predictions_follow_the_order_of_the_bands() -> None:
     torch.manual_seed(0)
     prediction = BandPrediction(64, 4, 64).eval()
