@@ -190,6 +190,15 @@ def test_sensors_in_one_call_do_not_see_each_other(embedding: BandEmbedding) -> 
         embedding.kernels(S1.bands, [])
 
 
+def test_kernels_that_were_made_without_gradients_can_be_trained(embedding: BandEmbedding) -> None:
+    sets = [S1.bands[:1], S2.bands[:3], S1.bands]  # which no other test asks for
+    with torch.inference_mode():
+        embedding.kernels(*sets)
+    fresh = BandEmbedding(code_width=64, patch_px=4, width=128)
+    sum(kernels.sum() + bias.sum() for kernels, bias in fresh.kernels(*sets)).backward()
+    assert all(p.grad is not None for p in fresh.kernels.parameters())
+
+
 def test_predictions_follow_the_order_of_the_bands() -> None:
     torch.manual_seed(0)
     prediction = BandPrediction(64, 4, 64).eval()

@@ -133,24 +133,26 @@ class BandKernels(nn.Module):
         if not all(lengths):
             raise ValueError("an image needs at least one band, got none; name its bands")
         codes = self.codes([band for bands in sets for band in bands])
-        order, apart, ends = (layout.to(codes.device) for layout in _side_by_side(lengths))
+        order, apart, places, ends = _side_by_side(lengths, codes.device)
         tokens = torch.cat([codes, self.bias_token])[order]
         mixed = self.norm(
             run_blocks(self.block, tokens[None], apart.to(tokens), recompute=False)[0]
         )
-        bands, bias = mixed[~ends], mixed[ends]
-        flat = self.scale * self.kernel(bands)
+        flat = self.scale * self.kernel(mixed[places])
         kernels = flat.unflatten(-1, (self.patch_pixels, self.token_width)).split(lengths)
-        return list(zip(kernels, bias, strict=True))
+        return list(zip(kernels, mixed[ends], strict=True))
 
 
 @lru_cache(maxsize=64)
-def _side_by_side(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+@torch.inference_mode(False)  # what is kept may be trained with, whoever asked first
+def _side_by_side(
+    lengths: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sets of bands in one sequence, each followed by the bias token, which is the last to take from.
 
     Returns:
         int64 (n,), the token at each place; float (1, 1, n, n), minus infinity between tokens of different
-        sets; bool (n,), whether the token is a bias.
+        sets; int64, the places of bands and those of biases. Kept on the device: a step copies nothing to it.
     """
     taken, last = list[int](), sum(lengths)
     for length, end in zip(lengths, accumulate(lengths), strict=True):
@@ -158,7 +160,8 @@ def _side_by_side(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.tensor(taken)
     of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths) + 1)
     apart = torch.zeros(len(of), len(of)).masked_fill_(of[:, None] != of, -torch.inf)
-    return order, apart[None, None], order == last
+    places, ends = ((order != last).nonzero()[:, 0], (order == last).nonzero()[:, 0])
+    return order.to(device), apart[None, None].to(device), places.to(device), ends.to(device)
 
 
 class OwnKernels(nn.Module):
