@@ -48,7 +48,7 @@ KNOWN = {
 }
 KINDS = ("more", "less", "equal", "undecided")
 # Sentinel-1, from which pretraining learns most, half of the default budget's samples, and the four tasks of
-# whole images with all labels, which single runs settle: in two minutes, pretraining is worth several points.
+# whole images with all labels, which single runs settle.
 STUDY = [
     "sensor=s1", "mix=s1:1+modis:4", f"replicates={REPLICATES}", "device=cpu",
     "data.train=400", "data.val=200", "data.test=400",

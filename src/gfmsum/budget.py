@@ -260,7 +260,7 @@ MEASURED: Mapping[str, str] = MappingProxyType(
     {
         "micro": "6 s on a core of an AMD EPYC",
         "tiny": "35 s on a core of an AMD EPYC",
-        "mini": "20 min on a core of an AMD EPYC",
+        "mini": "23 min on a core of an AMD EPYC",
     }
 )
 GPU_FLOPS = 0.4 * 989e12

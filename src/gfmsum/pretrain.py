@@ -51,8 +51,8 @@ def count_flops(mae: MaskedAutoencoder, kind: Kind) -> tuple[float, float]:
     """FLOPs of a training step on images of one kind, from the real graph: per step, and per image.
 
     Counted on a step with one and one with two images; everything but the generated kernels grows with
-    their number. In a step of several kinds, attention between their bands is computed to be masked: the few
-    products that this takes are nobody's, and not counted.
+    their number. In a step of several kinds, attention between their bands is computed to be masked. It is
+    not counted: at the tiny budget, 0.13 % of a step on five sensors.
     """
     side, counts = mae.model.image_px, []
     device = next(mae.parameters()).device

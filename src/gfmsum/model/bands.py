@@ -148,7 +148,7 @@ class BandKernels(nn.Module):
 def _side_by_side(
     lengths: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sets of bands in one sequence, each followed by the bias token, which is the last to take from.
+    """How sets of bands lie in one sequence, each set followed by the bias token, whose number is the last.
 
     Returns:
         int64 (n,), the token at each place; float (1, 1, n, n), minus infinity between tokens of different
